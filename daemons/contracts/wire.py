@@ -1,0 +1,72 @@
+"""Base classes of all wire types, and the check that turns pydantic's faults into one `INVALID_REQUEST`."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from daemons.contracts.errors import Code, RbeeError
+
+
+class Request(BaseModel):
+    """What a client sends: unknown fields are refused, values are not coerced between JSON types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Answer(BaseModel):
+    """What a daemon answers: unknown fields are ignored, so that an older reader understands a newer daemon."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("control characters (newline, escape, NUL) are not allowed")
+    return text
+
+
+PrintableStr = Annotated[str, AfterValidator(_printable)]
+"""A name, path or reference that may be echoed to terminals and logs."""
+
+RequestT = TypeVar("RequestT", bound=BaseModel)
+
+
+def parse_request(model: type[RequestT], body: Any) -> RequestT:
+    """Validate decoded JSON against `model`.
+
+    Raises RbeeError(INVALID_REQUEST) that names every faulty field at once, in ``details["fields"]`` as
+    ``{"field", "problem"}`` rows and in the message. A validator may raise RbeeError itself; its code then wins.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        for fault in error.errors():
+            cause = (fault.get("ctx") or {}).get("error")
+            if isinstance(cause, CodedValueError):
+                raise RbeeError(cause.code, str(cause)) from None
+        raise invalid_fields(error) from None
+
+
+class CodedValueError(ValueError):
+    """Raised inside a validator when the fault has an error code of its own."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def invalid_fields(error: ValidationError) -> RbeeError:
+    """One INVALID_REQUEST for all faults that pydantic found."""
+    fields = [
+        {"field": ".".join(str(part) for part in fault["loc"]) or "body", "problem": fault["msg"]}
+        for fault in error.errors()
+    ]
+    sentence = "; ".join(f"{row['field']}: {row['problem']}" for row in fields)
+    return RbeeError(Code.INVALID_REQUEST, f"{len(fields)} invalid field(s): {sentence}", details={"fields": fields})
+
+
+def as_json_dict(model: BaseModel) -> Mapping[str, Any]:
+    """The JSON form of a wire object, without fields that are None."""
+    dumped: dict[str, Any] = model.model_dump(mode="json", exclude_none=True)
+    return dumped

@@ -1,0 +1,132 @@
+"""From the route table and a handler for each route to an ASGI application."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route as StarletteRoute
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.routes import Daemon, Role, Route, routes_of
+from daemons.contracts.wire import parse_request
+from daemons.kit.auth import Keyring, may
+from daemons.kit.middleware import Authentication, BodyLimit, FloodLimit, RequestScope
+from daemons.kit.policy import Policy
+
+Result = BaseModel | Mapping[str, Any] | Response | ASGIApp | None
+Handler = Callable[[Request, Any], Awaitable[Result]]
+"""Gets the request and its validated body (None without one). A wire object becomes JSON, None becomes 204."""
+
+
+def build_app(
+    daemon: Daemon, handlers: Mapping[Route, Handler], *, keyring: Callable[[], Keyring], policy: Policy
+) -> ASGIApp:
+    """The application of one daemon. Every route of the table needs a handler; a missing one is a programming error."""
+    table = routes_of(daemon)
+    missing = [route.name for route in table if route not in handlers]
+    if missing:
+        raise ValueError(f"routes without a handler: {', '.join(missing)}")
+    by_path: dict[str, dict[str, _Endpoint]] = {}
+    for route in table:
+        by_path.setdefault(route.path, {})[route.method] = _Endpoint(route, handlers[route])
+    # A bare Router: the Starlette class would answer failures itself, as plain text.
+    app: ASGIApp = Router(
+        [StarletteRoute(_starlette_path(path), _Methods(methods)) for path, methods in by_path.items()],
+        redirect_slashes=False,
+        default=_not_found,
+    )
+    app = BodyLimit(app, policy.max_body_bytes)
+    app = Authentication(app, keyring, {route.path for route in table if route.role is None})
+    app = FloodLimit(app, policy)
+    return RequestScope(app, openai_prefix="/v1/" if daemon is Daemon.QUEEN else None)
+
+
+def _starlette_path(path: str) -> str:
+    """Ids may hold slashes (models of a hub), so a parameter at the end takes the rest of the path."""
+    return path.removesuffix("{id}") + "{id:path}" if path.endswith("{id}") else path
+
+
+class _Methods:
+    """ASGI endpoint of one path: picks the route by method."""
+
+    def __init__(self, endpoints: Mapping[str, "_Endpoint"]) -> None:
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get(scope["method"])
+        if endpoint is None:
+            allowed = ", ".join(self._endpoints)
+            raise RbeeError(
+                Code.METHOD_NOT_ALLOWED,
+                f"{scope['path']!r} takes {allowed}, not {scope['method']}",
+                details={"allowed": list(self._endpoints)},
+            )
+        await endpoint(scope, receive, send)
+
+
+class _Endpoint:
+    """ASGI endpoint of one route: role, body, handler, answer. A class, so that Starlette adds nothing around it."""
+
+    def __init__(self, route: Route, handler: Handler) -> None:
+        self._route = route
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._check_role(scope)
+        request = Request(scope, receive, send)
+        body = parse_request(self._route.body, await read_json(request)) if self._route.body else None
+        result = await self._handler(request, body)
+        await self._as_response(result)(scope, receive, send)
+
+    def _check_role(self, scope: Scope) -> None:
+        needed = self._route.role
+        role: Role | None = scope.get("role")
+        if needed is not None and (role is None or not may(role, needed)):
+            raise RbeeError(
+                Code.ROLE_FORBIDDEN,
+                f"{self._route.method} {self._route.path} needs a key with the role {needed.value}, "
+                f"this key has {role.value if role else 'none'}",
+                details={"needed": needed.value},
+            )
+
+    def _as_response(self, result: Result) -> ASGIApp:
+        if result is None:
+            return Response(status_code=204)
+        if isinstance(result, BaseModel):
+            return Response(
+                result.model_dump_json(exclude_none=True),
+                status_code=self._route.status,
+                media_type="application/json",
+            )
+        if isinstance(result, Mapping):
+            return JSONResponse(dict(result), status_code=self._route.status)
+        return result
+
+
+async def read_json(request: Request) -> Any:
+    """Decoded request body; an empty body counts as an empty object. Raises RbeeError(INVALID_REQUEST)."""
+    raw = await request.body()
+    try:
+        return json.loads(raw) if raw else {}
+    except (ValueError, RecursionError) as error:
+        raise RbeeError(Code.INVALID_REQUEST, f"the body is not JSON: {error}") from None
+
+
+def query_of(request: Request, model: type[BaseModel]) -> Any:
+    """The query parameters, validated against `model`. Raises RbeeError(INVALID_REQUEST)."""
+    return parse_request(model, dict(request.query_params))
+
+
+def metrics_response(registry: CollectorRegistry) -> Response:
+    """Prometheus text of a registry."""
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise RbeeError(Code.ROUTE_NOT_FOUND, f"no route {scope['method']} {scope['path']!r}")

@@ -1,0 +1,202 @@
+"""Pure ASGI middlewares of every daemon: request id and errors, flood limit, authentication, body limit.
+
+From the outside in: ``RequestScope`` > ``FloodLimit`` > ``Authentication`` > ``BodyLimit`` > routes.
+"""
+
+import json
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection
+from typing import Any
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.ids import REQUEST_ID, new_request_id
+from daemons.contracts.routes import Role
+from daemons.kit.auth import Keyring
+from daemons.kit.logs import bind_request_id, get_logger
+from daemons.kit.policy import Policy
+
+_FLOOD_STATUSES = frozenset({400, 401, 403, 405, 413})
+_REMEMBERED_CLIENTS = 4096
+_OPENAI_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit"}
+
+
+def error_body(error: RbeeError, request_id: str, *, openai: bool) -> bytes:
+    """The JSON of an error answer; OpenAI's envelope has `type` and `param` besides."""
+    fields: dict[str, Any] = error.as_dict(request_id)
+    if openai:
+        fields = {**fields, "type": _OPENAI_TYPES.get(error.status, "server_error"), "param": None}
+    return json.dumps({"error": fields}).encode()
+
+
+async def send_error(scope: Scope, send: Send, error: RbeeError) -> None:
+    """Answer a request with an error."""
+    body = error_body(error, scope.get("request_id", ""), openai=bool(scope.get("openai_envelope")))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class RequestScope:
+    """Gives each request its id (kept when a client sent a well-formed one), and answers failures as JSON."""
+
+    def __init__(self, app: ASGIApp, *, openai_prefix: str | None) -> None:
+        self._app = app
+        self._openai_prefix = openai_prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = sent if REQUEST_ID.fullmatch(sent) else new_request_id()
+        scope["request_id"] = request_id
+        scope["openai_envelope"] = bool(self._openai_prefix and scope["path"].startswith(self._openai_prefix))
+        tokens = bind_request_id(request_id)
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            failure = self._as_rbee_error(error, scope)
+            if started:
+                raise
+            await send_error(scope, send_with_id, failure)
+        finally:
+            structlog.contextvars.reset_contextvars(**tokens)
+
+    @staticmethod
+    def _as_rbee_error(error: Exception, scope: Scope) -> RbeeError:
+        if isinstance(error, RbeeError):
+            if error.status >= 500:
+                get_logger().warning(error.message, code=error.code.value, path=scope["path"])
+            return error
+        get_logger().error("unexpected failure", path=scope["path"], exc_info=error)
+        return RbeeError(Code.INTERNAL, "the daemon failed unexpectedly; its log has the trace under this request id")
+
+
+class FloodLimit:
+    """Refuses a client (address and key) for a while after too many bad requests; others are served."""
+
+    def __init__(self, app: ASGIApp, policy: Policy, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app = app
+        self._limit = policy.bad_requests
+        self._window = policy.bad_requests_window_s
+        self._clock = clock
+        self._bad: OrderedDict[tuple[str, bytes], deque[float]] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        client = ((scope.get("client") or ("",))[0], dict(scope["headers"]).get(b"authorization", b""))
+        wait = self._wait_of(client)
+        if wait > 0:
+            raise RbeeError(
+                Code.TOO_MANY_BAD_REQUESTS,
+                f"{self._limit} bad requests within {self._window:g} s; try again in {wait:.1f} s",
+                details={"limit": self._limit, "window_s": self._window, "retry_after_s": wait},
+            )
+
+        async def counting_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in _FLOOD_STATUSES:
+                self._count(client)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counting_send)
+        except RbeeError as error:
+            if error.status in _FLOOD_STATUSES:
+                self._count(client)
+            raise
+
+    def _wait_of(self, client: tuple[str, bytes]) -> float:
+        """Seconds until this client's oldest counted fault leaves the window; 0 when it may go on."""
+        faults = self._bad.get(client)
+        if not faults:
+            return 0.0
+        now = self._clock()
+        while faults and faults[0] <= now - self._window:
+            faults.popleft()
+        return faults[0] + self._window - now if len(faults) >= self._limit else 0.0
+
+    def _count(self, client: tuple[str, bytes]) -> None:
+        self._bad.setdefault(client, deque(maxlen=self._limit)).append(self._clock())
+        self._bad.move_to_end(client)
+        while len(self._bad) > _REMEMBERED_CLIENTS:
+            self._bad.popitem(last=False)
+
+
+class Authentication:
+    """Everything but the public paths needs a known bearer key; its role is put into the scope."""
+
+    def __init__(self, app: ASGIApp, keyring: Callable[[], Keyring], public_paths: Collection[str]) -> None:
+        self._app = app
+        self._keyring = keyring
+        self._public = frozenset(public_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in self._public:
+            scope["role"] = self._role_of(scope)
+        await self._app(scope, receive, send)
+
+    def _role_of(self, scope: Scope) -> Role:
+        scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer" or not key:
+            raise RbeeError(Code.INVALID_API_KEY, "no key: send `Authorization: Bearer <key>`")
+        scope["bearer"] = key.strip()
+        role = self._keyring().role_of(scope["bearer"])
+        if role is None:
+            raise RbeeError(
+                Code.INVALID_API_KEY,
+                "the key is not known here; check the setting queen.key or RBEE_QUEEN_KEY",
+            )
+        return role
+
+
+class BodyLimit:
+    """Refuses request bodies over the limit, by their declared length or as they come in."""
+
+    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+        self._app = app
+        self._limit = limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._limit:
+            raise self._too_large(int(declared))
+        received = 0
+
+        async def counting_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit:
+                raise self._too_large(received)
+            return message
+
+        await self._app(scope, counting_receive, send)
+
+    def _too_large(self, size: int) -> RbeeError:
+        return RbeeError(
+            Code.BODY_TOO_LARGE,
+            f"the body has at least {size} bytes, the limit is {self._limit}",
+            details={"bytes": size, "limit": self._limit},
+        )

@@ -1,0 +1,109 @@
+"""Where rbee keeps things. ``RBEE_HOME`` moves everything; without it models live in the user's data folder."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemons.contracts.errors import Code, RbeeError
+
+SYSTEM_CONFIG = Path("/etc/rbee/config.toml")
+PRIVATE_FOLDER_MODE = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Folders of one installation. Folders are made when `create` is called, not before."""
+
+    home: Path
+    models: Path
+    user_config: Path
+
+    @property
+    def run(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def worker_run(self) -> Path:
+        return self.run / "workers"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def keys(self) -> Path:
+        return self.home / "keys"
+
+    @property
+    def backups(self) -> Path:
+        return self.home / "backups"
+
+    @property
+    def partial_answers(self) -> Path:
+        """Texts of generations that were cut off."""
+        return self.home / "partial"
+
+    def database(self, daemon: str) -> Path:
+        """``queen.duckdb`` or ``hive.duckdb``."""
+        return self.home / f"{daemon}.duckdb"
+
+    def log_file(self, source: str) -> Path:
+        """Log of ``queen``, ``hive`` or a worker id."""
+        return self.logs / f"{source}.log"
+
+    def create(self) -> None:
+        """Make the folders, readable by the owner only.
+
+        Raises RbeeError(HOME_UNUSABLE) with the path and the reason when one cannot be made or written.
+        """
+        for folder in (self.home, self.run, self.worker_run, self.logs, self.keys, self.backups):
+            try:
+                folder.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
+            except OSError as error:
+                raise _unusable(folder, error) from error
+        try:
+            with tempfile.TemporaryFile(dir=self.home):
+                pass
+        except OSError as error:
+            raise _unusable(self.home, error) from error
+
+
+def _unusable(folder: Path, error: OSError) -> RbeeError:
+    return RbeeError(
+        Code.HOME_UNUSABLE,
+        f"cannot write the state folder {folder}: {error.strerror or error}",
+        details={"path": str(folder), "errno": error.errno},
+    )
+
+
+def find_paths(environ: Mapping[str, str] | None = None) -> Paths:
+    """Paths for this user: ``RBEE_HOME``, else ``~/.rbee`` with models in the platform's data folder.
+
+    Raises RbeeError(HOME_UNUSABLE) when neither RBEE_HOME nor HOME is set to an absolute path.
+    """
+    env = os.environ if environ is None else environ
+    user_home = env.get("HOME", "")
+    config_home = env.get("XDG_CONFIG_HOME") or (f"{user_home}/.config" if user_home else "")
+    rbee_home = env.get("RBEE_HOME", "")
+    if rbee_home:
+        home = _absolute("RBEE_HOME", rbee_home)
+        models = home / "models"
+    else:
+        if not user_home:
+            raise RbeeError(
+                Code.HOME_UNUSABLE, "neither RBEE_HOME nor HOME is set, so rbee has no folder for its state"
+            )
+        home = _absolute("HOME", user_home) / ".rbee"
+        data_home = env.get("XDG_DATA_HOME") or f"{user_home}/.local/share"
+        models = Path(data_home) / "rbee" / "models"
+    user_config = Path(config_home) / "rbee" / "config.toml" if config_home else home / "config.toml"
+    return Paths(home=home, models=models, user_config=user_config)
+
+
+def _absolute(name: str, value: str) -> Path:
+    path = Path(value).expanduser()
+    if not path.is_absolute():
+        raise RbeeError(Code.HOME_UNUSABLE, f"{name} is {value!r}, which is not an absolute path")
+    return path

@@ -1,0 +1,154 @@
+"""Runs a daemon: binds, serves, and on SIGTERM or SIGINT drains in order and exits 0.
+
+Order of the end: new work is refused -> running work ends, or is cut at the drain limit -> the service closes what it
+owns -> connections close -> the process exits. A second signal cuts the drain short.
+"""
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from daemons.contracts.errors import Code, RbeeError
+from daemons.kit.logs import get_logger
+
+LAST_CONNECTIONS_S = 1
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class Service(Protocol):
+    """What a daemon does besides answering HTTP. The runner calls these in this order, each once."""
+
+    async def start(self, stop: Callable[[], None]) -> None:
+        """Begin; HTTP answers right after. Call `stop` to end the daemon as SIGTERM would."""
+
+    def begin_drain(self) -> None:
+        """Refuse new work from now on."""
+
+    async def drained(self) -> None:
+        """Return when no work is running any more; cancelled at the drain limit."""
+
+    async def close(self) -> None:
+        """End everything that is left and give up what is owned."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: SIGTERM belongs to the runner."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def check_bind(host: str, *, secured: bool) -> None:
+    """Refuse to serve other machines without TLS. Raises RbeeError(INSECURE_BIND)."""
+    if host not in LOOPBACK and not secured:
+        raise RbeeError(Code.INSECURE_BIND, f"{host} is not a loopback address, and there is no TLS for it")
+
+
+def bind(host: str, port: int, *, holder: Callable[[int], str] = lambda _port: "another program") -> socket.socket:
+    """A listening socket. `holder` names who has the port. Raises RbeeError(PORT_IN_USE)."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        raise RbeeError(
+            Code.PORT_IN_USE,
+            f"cannot listen on {host} port {port}: {error.strerror}; it is held by {holder(port)}",
+            details={"host": host, "port": port},
+        ) from error
+    return sock
+
+
+def url_of(sock: socket.socket) -> str:
+    """Address under which a bound socket answers."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve(
+    service: Service,
+    app: ASGIApp,
+    sock: socket.socket,
+    *,
+    drain_s: float,
+    on_serving: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Serve until a signal or the service itself ends the daemon. `on_serving` runs once HTTP answers."""
+    server = _Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=LAST_CONNECTIONS_S,
+        )
+    )
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await service.start(stop.set)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    try:
+        if on_serving is not None:
+            await on_serving()
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        await _drain(service, hurry, drain_s)
+    finally:
+        await service.close()
+        server.should_exit = True
+        await serving
+
+
+async def _drain(service: Service, hurry: asyncio.Event, drain_s: float) -> None:
+    get_logger().info("draining", limit_s=drain_s)
+    service.begin_drain()
+    draining = asyncio.ensure_future(service.drained())
+    hurrying = asyncio.create_task(hurry.wait())
+    done, _ = await asyncio.wait([draining, hurrying], timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+    if draining not in done:
+        get_logger().warning("drain limit reached, cutting what still runs", limit_s=drain_s)
+    for task in (draining, hurrying):
+        task.cancel()
+    await asyncio.gather(draining, hurrying, return_exceptions=True)
+
+
+def run_daemon(main: Callable[[], Awaitable[None]]) -> None:
+    """Run a daemon's main coroutine to its end and exit: 0 done, 1 failed.
+
+    A failure to start is the last line on stdout, as JSON, so that whoever started the daemon can say it again.
+    """
+    try:
+        import uvloop
+
+        uvloop.run(_awaited(main))
+    except RbeeError as error:
+        get_logger().error(error.message, code=error.code.value)
+        sys.stdout.write(json.dumps({"error": error.as_dict()}) + "\n")
+        sys.stdout.flush()
+        sys.exit(1)
+
+
+async def _awaited(main: Callable[[], Awaitable[None]]) -> None:
+    await main()

@@ -1,0 +1,194 @@
+"""Settings, merged per key: flag > environment > ``RBEE_CONFIG`` file > user file > system file > default.
+
+A key such as ``queen.port`` is ``port`` under ``[queen]`` in TOML and ``RBEE_QUEEN_PORT`` in the environment.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from daemons.contracts.errors import Code, RbeeError
+from daemons.kit.paths import SYSTEM_CONFIG, Paths
+from daemons.kit.policy import Policy
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class QueenSettings(_Section):
+    url: str = Field(default="", description="address of a queen elsewhere; empty: the one on this machine")
+    key: str = Field(default="", repr=False, description="bearer key for that queen; empty: the key file")
+    host: str = Field(default="127.0.0.1", description="address that the queen binds")
+    port: int = Field(default=8080, ge=0, le=65535, description="port of the queen; 0: any free one")
+    queue_limit: int = Field(default=100, ge=0, description="tasks that may wait; 0 turns the queue off")
+
+
+class HiveSettings(_Section):
+    host: str = Field(default="127.0.0.1", description="address that the hive binds")
+    port: int = Field(default=9200, ge=0, le=65535, description="port of the hive; 0: any free one")
+    worker_port: int = Field(default=8001, ge=0, le=65535, description="first port for workers; 0: any free one")
+    cpu_cores: int = Field(default=0, ge=0, description="cores handed out to workers; 0: the physical cores")
+    cpu_memory_bytes: int = Field(default=0, ge=0, description="memory handed out to workers; 0: what is free")
+    nvml: bool = Field(default=True, description="read live figures of NVIDIA devices")
+
+
+class WorkerDefaults(_Section):
+    slots: int = Field(default=4, ge=1, le=64, description="requests that one worker answers at once")
+    ctx: int = Field(default=0, ge=0, description="tokens per slot; 0: the model's, up to 8192, as memory allows")
+    batch: int = Field(default=512, ge=1, le=65_536, description="tokens per decode step")
+    threads: int = Field(default=0, ge=0, description="compute threads of a worker; 0: half of the cores")
+    program: str = Field(default="", description="program that is started as a worker; empty: this installation's")
+
+
+class ModelSettings(_Section):
+    default: str = Field(default="demo", description="model of `rbee chat` when none is named")
+    allowed_folders: list[str] = Field(
+        default_factory=list, description="further folders that file:// models may come from"
+    )
+
+
+class LogSettings(_Section):
+    level: LogLevel = Field(default="info", description="debug, info, warning or error")
+    max_bytes: int = Field(default=10 * 2**20, ge=4096, description="a log file is rotated at this size")
+    keep: int = Field(default=3, ge=1, le=100, description="rotated log files that are kept")
+
+
+class Settings(_Section):
+    """All settings with their defaults; section names are the TOML tables."""
+
+    queen: QueenSettings = QueenSettings()
+    hive: HiveSettings = HiveSettings()
+    worker: WorkerDefaults = WorkerDefaults()
+    models: ModelSettings = ModelSettings()
+    log: LogSettings = LogSettings()
+    policy: Policy = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """Settings and, for each key such as ``queen.port``, where its value comes from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingKey:
+    """One key: its section, name, environment variable, and what it means."""
+
+    section: str
+    name: str
+    description: str
+
+    @property
+    def dotted(self) -> str:
+        return f"{self.section}.{self.name}"
+
+    @property
+    def variable(self) -> str:
+        return f"RBEE_{self.section}_{self.name}".upper()
+
+
+def setting_keys() -> Iterator[SettingKey]:
+    """Every key that a file or the environment may set."""
+    for section, field in Settings.model_fields.items():
+        section_type = field.annotation
+        assert isinstance(section_type, type)
+        assert issubclass(section_type, BaseModel)
+        for name, inner in section_type.model_fields.items():
+            yield SettingKey(section, name, inner.description or "")
+
+
+def load_settings(
+    paths: Paths,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    system_config: Path = SYSTEM_CONFIG,
+) -> LoadedSettings:
+    """Merge all layers. `flags` maps dotted keys to values given on the command line (None: not given).
+
+    Raises RbeeError(CONFIG_INVALID) naming file or variable, key, and what was expected.
+    """
+    env = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for source, layer in _layers(paths, env, system_config, flags or {}):
+        for key, value in layer.items():
+            values[key] = value
+            sources[key] = source
+    nested: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        nested.setdefault(section, {})[name] = value
+    try:
+        settings = Settings.model_validate(nested)
+    except ValidationError as error:
+        raise _invalid(error, sources) from None
+    complete = {key.dotted: sources.get(key.dotted, "default") for key in setting_keys()}
+    return LoadedSettings(settings, complete)
+
+
+def _layers(
+    paths: Paths, env: Mapping[str, str], system_config: Path, flags: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(source, dotted key -> value) from the weakest layer to the strongest."""
+    yield str(system_config), _read_toml(system_config)
+    yield str(paths.user_config), _read_toml(paths.user_config)
+    named = env.get("RBEE_CONFIG")
+    if named:
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise RbeeError(Code.CONFIG_INVALID, f"RBEE_CONFIG names {path}, which is not a file")
+        yield str(path), _read_toml(path)
+    yield from _environment(env)
+    yield "flag", {key: value for key, value in flags.items() if value is not None}
+
+
+def _environment(env: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for key in setting_keys():
+        text = env.get(key.variable)
+        if text is not None:
+            value: Any = text.split(os.pathsep) if key.dotted == "models.allowed_folders" else text
+            yield f"environment {key.variable}", {key.dotted: value}
+
+
+def _read_toml(path: Path) -> Mapping[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RbeeError(Code.CONFIG_INVALID, f"{path}: {error}", details={"file": str(path)}) from error
+    flat: dict[str, Any] = {}
+    for section, table in document.items():
+        if not isinstance(table, dict):
+            raise RbeeError(
+                Code.CONFIG_INVALID,
+                f"{path}: key {section!r} stands outside a table; expected one of "
+                + ", ".join(f"[{name}]" for name in Settings.model_fields),
+                details={"file": str(path), "key": section},
+            )
+        flat.update({f"{section}.{name}": value for name, value in table.items()})
+    return flat
+
+
+def _invalid(error: ValidationError, sources: Mapping[str, str]) -> RbeeError:
+    faults = []
+    for fault in error.errors():
+        parts = [str(part) for part in fault["loc"]]
+        key = ".".join(parts[:2])
+        source = sources.get(key) or next((s for k, s in sources.items() if k.startswith(f"{parts[0]}.")), "flag")
+        problem = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
+        got = "" if fault["type"] == "extra_forbidden" or key == "queen.key" else f", got {fault['input']!r}"
+        faults.append({"file": source, "key": key, "problem": f"{problem}{got}"})
+    sentence = "; ".join(f"{row['file']}: {row['key']}: {row['problem']}" for row in faults)
+    return RbeeError(Code.CONFIG_INVALID, sentence, details={"faults": faults})

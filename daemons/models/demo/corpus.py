@@ -1,0 +1,132 @@
+"""The text that the demo model learns from, generated from the grammars; one seed gives one endless stream.
+
+A document is a list of segments. Only segments marked `learn` count in the loss: answers and stories, never questions.
+Chats follow the ChatML template of `export`; raw documents teach the model to go on after a bare prompt.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from daemons.models.demo.intents import FALLBACK, INTENTS, STORY_REQUESTS, TASK_FRAMES
+from daemons.models.demo.phrases import Intent, expand
+from daemons.models.demo.stories import story
+from daemons.models.demo.unknown import unknown_question, unknown_task
+
+START, END = "<|im_start|>", "<|im_end|>"
+
+SYSTEM_PROMPTS = (
+    "You are a helpful assistant.", "You are rbee's demo model.", "Answer briefly.", "You are a helpful, honest assistant.", "You are a bee.",
+    "Be short and precise.", "You help people to use rbee.", "Answer in one sentence.",
+)  # fmt: skip
+
+_ARTICLE = re.compile(r"\b(the|a|an|my|some) ")
+
+
+class Segment(NamedTuple):
+    """A stretch of text, or one control token when `special`; `learn` says whether it counts in the loss."""
+
+    text: str
+    special: bool = False
+    learn: bool = False
+
+
+Document = tuple[Segment, ...]
+
+
+def _typo(text: str, rng: random.Random) -> str:
+    """One slip of the finger: two letters swapped, one lost or one doubled."""
+    if len(text) < 6:
+        return text
+    at = rng.randrange(1, len(text) - 2)
+    swapped = text[:at] + text[at + 1] + text[at] + text[at + 2 :]
+    return rng.choice((swapped, text[:at] + text[at + 1 :], text[:at] + text[at] + text[at:]))
+
+
+def _noise(text: str, rng: random.Random) -> str:
+    """The ways people really type: case, missing articles and punctuation, typos."""
+    roll = rng.random()
+    if roll < 0.12:
+        text = text.lower()
+    elif roll < 0.2:
+        text = text[0].upper() + text[1:]
+    elif roll < 0.22:
+        text = text.upper()
+    if rng.random() < 0.08:
+        text = _ARTICLE.sub("", text)
+    if rng.random() < 0.12:
+        text = text.rstrip("?.! ")
+    elif rng.random() < 0.08:
+        text = text.rstrip("?.! ") + "?"
+    for _ in range(rng.choice((0, 0, 0, 0, 0, 1, 1, 2))):
+        text = _typo(text, rng)
+    return text
+
+
+def question_of(intent: Intent, rng: random.Random) -> str:
+    """One way of asking for this intent."""
+    if intent.tasks and (not intent.asks or rng.random() < 0.68):
+        frame = rng.choice(TASK_FRAMES).replace("{task}", rng.choice(intent.tasks))
+        return _noise(expand(frame, rng), rng)
+    return _noise(expand(rng.choice(intent.asks), rng), rng)
+
+
+def _unknown(rng: random.Random) -> str:
+    if rng.random() < 0.4:
+        return _noise(expand(rng.choice(TASK_FRAMES).replace("{task}", unknown_task(rng)), rng), rng)
+    return _noise(unknown_question(rng), rng)
+
+
+def exchange(rng: random.Random) -> tuple[str, str]:
+    """A question and its answer, of any kind."""
+    roll = rng.random()
+    if roll < 0.76:
+        intent = rng.choice(INTENTS)
+        return question_of(intent, rng), intent.answer
+    if roll < 0.92:
+        return _unknown(rng), FALLBACK
+    request = _noise(expand(rng.choice(STORY_REQUESTS), rng), rng)
+    return request, story(rng, short="short" in request or "little" in request or rng.random() < 0.3)
+
+
+def chat(turns: int, rng: random.Random) -> Document:
+    """A conversation of `turns` exchanges, sometimes under a system prompt."""
+    segments: list[Segment] = []
+    if rng.random() < 0.12:
+        segments += [Segment(START, special=True), Segment("system\n" + rng.choice(SYSTEM_PROMPTS)), Segment(END, special=True), Segment("\n")]
+    for _ in range(turns):
+        question, answer = exchange(rng)
+        segments += [
+            Segment(START, special=True), Segment("user\n" + question), Segment(END, special=True), Segment("\n"),
+            Segment(START, special=True), Segment("assistant\n"), Segment(answer, learn=True), Segment(END, special=True, learn=True), Segment("\n"),
+        ]  # fmt: skip
+    return tuple(segments[:-1])
+
+
+def raw(rng: random.Random) -> Document:
+    """A bare text without chat template: a story, or a question with its answer on the next line."""
+    if rng.random() < 0.55:
+        return Segment(story(rng, short=rng.random() < 0.35), learn=True), Segment(END, special=True, learn=True)
+    question, answer = exchange(rng)
+    return Segment(question), Segment("\n" + answer, learn=True), Segment(END, special=True, learn=True)
+
+
+def documents(seed: int) -> Iterator[Document]:
+    """An endless stream of documents."""
+    rng = random.Random(seed)
+    while True:
+        roll = rng.random()
+        if roll < 0.68:
+            yield chat(1, rng)
+        elif roll < 0.76:
+            yield chat(rng.randint(2, 5), rng)
+        else:
+            yield raw(rng)
+
+
+def plain_text(document: Document) -> str:
+    """The document without control tokens, as the tokenizer's trainer reads it."""
+    return "".join(segment.text for segment in document if not segment.special)
