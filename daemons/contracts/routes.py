@@ -104,7 +104,7 @@ HIVE_CAPABILITIES = Route(_H, "GET", "/v1/capabilities", "backends, devices, sel
 HIVE_TELEMETRY = Route(_H, "GET", "/v1/telemetry", "snapshot, then figures each second", kind=_STREAM)
 HIVE_SPAWN = Route(
     _H, "POST", "/v1/workers/spawn", "start a worker; its own stream tells the progress",
-    body=workers.SpawnRequest, answer=workers.HiveWorker, status=202,
+    body=workers.SpawnRequest, answer=workers.SpawnedWorker, status=202,
 )  # fmt: skip
 HIVE_READY = Route(
     _H, "POST", "/v1/workers/ready", "a worker's model is loaded",

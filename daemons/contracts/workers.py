@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from daemons.contracts.events import Narration
 from daemons.contracts.ids import NODE_NAME
 from daemons.contracts.wire import Answer, PrintableStr, Request
 
@@ -79,6 +80,12 @@ class HiveWorker(WorkerRow):
     def public(self, node: str) -> WorkerRow:
         """The same row without the key, with the node's name."""
         return WorkerRow.model_validate({**self.model_dump(exclude={"key"}), "node": node})
+
+
+class SpawnedWorker(HiveWorker):
+    """Answer of a spawn: the row, and in sentences what the hive chose (device, context, threads, memory)."""
+
+    narration: list[Narration] = Field(default_factory=list)
 
 
 class HiveWorkerList(Answer):

@@ -28,11 +28,19 @@ OnRetry = Callable[[int, int, float, RbeeError], None]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One server-sent event: number (0: unnumbered), type, decoded data."""
+    """One server-sent event: number (0: unnumbered), type, and its line of JSON, which a relay passes on as it is."""
 
     number: int
     type: str
-    data: dict[str, Any]
+    raw: str
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The decoded JSON object. Raises ValueError when it is none."""
+        decoded = json.loads(self.raw)
+        if not isinstance(decoded, dict):
+            raise ValueError(f"event {self.type} carries {type(decoded).__name__}, not an object")
+        return decoded
 
     @property
     def is_last(self) -> bool:
@@ -139,13 +147,13 @@ class DaemonClient:
         try:
             async for sse in EventSource(response).aiter_sse():
                 if sse.data:
-                    yield Event(int(sse.id or 0), sse.event, json.loads(sse.data))
+                    yield Event(int(sse.id or 0), sse.event, sse.data)
         except httpx.ReadTimeout as error:
             raise RbeeError(Code.INFERENCE_STALLED, f"{self.peer.name} sent nothing within the stall limit") from error
         except httpx.HTTPError as error:
             raise RbeeError(Code.UPSTREAM_LOST, f"the stream of {self.peer.name} broke: {_reason(error)}") from error
         except ValueError as error:
-            raise self._bad_answer(f"an event that is not JSON: {error}") from error
+            raise self._bad_answer(f"an event id that is not a number: {error}") from error
 
     def _request(
         self,

@@ -28,6 +28,7 @@ class QueenSettings(_Section):
     key: str = Field(default="", repr=False, description="bearer key for that queen; empty: the key file")
     host: str = Field(default="127.0.0.1", description="address that the queen binds")
     port: int = Field(default=8080, ge=0, le=65535, description="port of the queen; 0: any free one")
+    local_hive: bool = Field(default=True, description="start a hive on the queen's own machine: the node `local`")
     queue_limit: int = Field(default=100, ge=0, description="tasks that may wait; 0 turns the queue off")
 
 

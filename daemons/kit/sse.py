@@ -22,6 +22,11 @@ _HEADERS = [
 def encode_event(event: str, data: BaseModel | Mapping[str, Any], number: int | None = None) -> bytes:
     """One event as bytes: ``id`` when numbered, ``event``, one ``data`` line of JSON."""
     text = data.model_dump_json(exclude_none=True) if isinstance(data, BaseModel) else json.dumps(dict(data))
+    return encode_raw(event, text, number)
+
+
+def encode_raw(event: str, text: str, number: int | None = None) -> bytes:
+    """As `encode_event`, from data that is one line of JSON already."""
     head = f"id: {number}\n" if number is not None else ""
     return f"{head}event: {event}\ndata: {text}\n\n".encode()
 

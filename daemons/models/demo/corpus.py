@@ -96,7 +96,12 @@ def chat(turns: int, rng: random.Random) -> Document:
     """A conversation of `turns` exchanges, sometimes under a system prompt."""
     segments: list[Segment] = []
     if rng.random() < 0.12:
-        segments += [Segment(START, special=True), Segment("system\n" + rng.choice(SYSTEM_PROMPTS)), Segment(END, special=True), Segment("\n")]
+        segments += [
+            Segment(START, special=True),
+            Segment("system\n" + rng.choice(SYSTEM_PROMPTS)),
+            Segment(END, special=True),
+            Segment("\n"),
+        ]
     for _ in range(turns):
         question, answer = exchange(rng)
         segments += [

@@ -15,12 +15,33 @@ _NAMES = (
     "Mira", "Bella", "Luna", "Tilda", "Honora", "Poppy", "Nell", "Ruby", "Zoe", "Wanda", "Ada", "Clover", "Ivy", "Dora", "Ella", "Fern",
     "Greta", "Hazel", "Juno", "Kira", "Lotta", "Maya", "Olive", "Pia", "Rosa", "Saffi", "Tess", "Vera", "Willa", "Amber",
 )  # fmt: skip
-_FLOWERS = ("clover", "lavender", "sunflowers", "thyme", "poppies", "heather", "daisies", "linden blossoms", "apple blossoms", "dandelions", "borage", "wild roses")
+_FLOWERS = (
+    "clover",
+    "lavender",
+    "sunflowers",
+    "thyme",
+    "poppies",
+    "heather",
+    "daisies",
+    "linden blossoms",
+    "apple blossoms",
+    "dandelions",
+    "borage",
+    "wild roses",
+)
 _PLACES = (
     "the meadow", "the old orchard", "the hill", "the river bank", "the village garden", "the edge of the forest", "the valley", "the field behind the mill",
     "the quiet lane", "the castle garden",
 )  # fmt: skip
-_HIVES = ("in a hollow oak", "in a small wooden hive", "in a straw basket", "behind an old stone wall", "under a red roof", "in a white box by the fence", "high in a lime tree")
+_HIVES = (
+    "in a hollow oak",
+    "in a small wooden hive",
+    "in a straw basket",
+    "behind an old stone wall",
+    "under a red roof",
+    "in a white box by the fence",
+    "high in a lime tree",
+)
 
 
 @dataclass(frozen=True)

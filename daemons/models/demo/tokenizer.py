@@ -68,7 +68,9 @@ class DemoTokenizer:
         """Every piece with score and type, for the GGUF header."""
         pieces, table = self._pieces, PieceTable([], [], [])
         for index in range(pieces.get_piece_size()):
-            kind = 2 if pieces.is_unknown(index) else 3 if pieces.is_control(index) else 6 if pieces.is_byte(index) else 1
+            kind = (
+                2 if pieces.is_unknown(index) else 3 if pieces.is_control(index) else 6 if pieces.is_byte(index) else 1
+            )
             table.texts.append(pieces.id_to_piece(index))
             table.scores.append(pieces.get_score(index))
             table.types.append(kind)

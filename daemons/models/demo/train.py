@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -22,47 +21,62 @@ from daemons.models.demo.muon import Muon
 from daemons.models.demo.network import DemoNetwork, Shape
 from daemons.models.demo.tokenizer import DemoTokenizer, train_tokenizer
 
-WINDOW, ROWS = 512, 8
+WINDOW, LONG_WINDOW, LONG_EVERY = 256, 512, 4
+BATCH_TOKENS, WAITING = 4096, 24
 IGNORE = -100
 PEAK_MATRIX, PEAK_OTHER = 0.02, 4e-3
-STEPS = 2200
+STEPS = 2600
 """About 25 minutes on two free cores."""
 
-
-def windows(stream: Iterator[Document], tokenizer: DemoTokenizer) -> Iterator[tuple[list[int], list[int]]]:
-    """Pack documents into windows of WINDOW inputs and targets; none is cut, the rest of a window is ignored padding."""
-    ids: list[int] = []
-    learn: list[bool] = []
-    for document in stream:
-        new_ids, new_learn = tokenizer.encode_document(document)
-        if len(new_ids) > WINDOW + 1:
-            continue
-        if len(ids) + len(new_ids) > WINDOW + 1:
-            yield _window(ids, learn)
-            ids, learn = [], []
-        ids += new_ids
-        learn += new_learn
+Encoded = tuple[list[int], list[bool]]
 
 
-def _window(ids: list[int], learn: list[bool]) -> tuple[list[int], list[int]]:
-    padding = WINDOW + 1 - len(ids)
+class Packer:
+    """Packs whole documents into windows, so that little of a window is padding.
+
+    Short windows are cheap, and most documents fit; each fourth batch has long windows, led by the longest documents
+    waiting, so that the model meets distant positions too.
+    """
+
+    def __init__(self, stream: Iterator[Document], tokenizer: DemoTokenizer) -> None:
+        self._encoded = (tokenizer.encode_document(document) for document in stream)
+        self._waiting: list[Encoded] = []
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of one step, both of shape (rows, window)."""
+        long = step % LONG_EVERY == LONG_EVERY - 1
+        size = LONG_WINDOW if long else WINDOW
+        rows = [self._window(size, longest_first=long) for _ in range(BATCH_TOKENS // size)]
+        return torch.tensor([row[0] for row in rows]), torch.tensor([row[1] for row in rows])
+
+    def _window(self, size: int, *, longest_first: bool) -> tuple[list[int], list[int]]:
+        while sum(len(ids) <= WINDOW + 1 for ids, _ in self._waiting) < WAITING:
+            self._waiting.append(next(self._encoded))
+        order = sorted(self._waiting, key=lambda one: -len(one[0])) if longest_first else list(self._waiting)
+        ids: list[int] = []
+        learn: list[bool] = []
+        for document in order:
+            if len(ids) + len(document[0]) <= size + 1:
+                self._waiting.remove(document)
+                ids += document[0]
+                learn += document[1]
+        self._waiting = [one for one in self._waiting if len(one[0]) <= LONG_WINDOW + 1][-2 * WAITING :]
+        return _shift(ids, learn, size)
+
+
+def _shift(ids: list[int], learn: list[bool], size: int) -> tuple[list[int], list[int]]:
+    padding = size + 1 - len(ids)
     targets = [token if wanted else IGNORE for token, wanted in zip(ids, learn, strict=True)] + [IGNORE] * padding
     return (ids + [0] * padding)[:-1], targets[1:]
 
 
-def batches(seed: int, tokenizer: DemoTokenizer) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (inputs, targets), each of shape (ROWS, WINDOW)."""
-    packed = windows(documents(seed), tokenizer)
-    while True:
-        rows = list(islice(packed, ROWS))
-        yield torch.tensor([row[0] for row in rows]), torch.tensor([row[1] for row in rows])
-
-
 def loss_of(network: DemoNetwork, inputs: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy over the learned targets; scores are computed only where they count."""
-    hidden = network(inputs)
-    wanted = targets != IGNORE
-    return functional.cross_entropy(network.logits(hidden[wanted]), targets[wanted])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = network(inputs)
+        wanted = targets != IGNORE
+        scores = network.logits(hidden[wanted])
+    return functional.cross_entropy(scores.float(), targets[wanted])
 
 
 def schedule(step: int, steps: int) -> float:
@@ -81,12 +95,13 @@ def fit(network: DemoNetwork, tokenizer: DemoTokenizer, *, steps: int, seed: int
     matrices = [p for p in network.blocks.parameters() if p.ndim == 2]
     others = [p for p in network.parameters() if not any(p is matrix for matrix in matrices)]
     muon, adam = Muon(matrices), torch.optim.AdamW(others, lr=PEAK_OTHER, betas=(0.9, 0.98), weight_decay=0.0)
-    source, held_out = batches(seed, tokenizer), next(batches(seed + 1_000_003, tokenizer))
+    source = Packer(documents(seed), tokenizer)
+    held_out = Packer(documents(seed + 1_000_003), tokenizer).batch(0)
     begin = time.monotonic()
     for step in range(steps):
         share = schedule(step, steps)
         muon.rate, adam.param_groups[0]["lr"] = PEAK_MATRIX * share, PEAK_OTHER * share
-        loss = loss_of(network, *next(source))
+        loss = loss_of(network, *source.batch(step))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         muon.step()
@@ -94,7 +109,10 @@ def fit(network: DemoNetwork, tokenizer: DemoTokenizer, *, steps: int, seed: int
         network.zero_grad(set_to_none=True)
         if step % 50 == 0 or step == steps - 1:
             spent = time.monotonic() - begin
-            print(f"step {step} of {steps}  loss {float(loss.detach()):.3f}  held out {validate(network, held_out):.3f}  {spent:.0f} s", flush=True)
+            print(
+                f"step {step} of {steps}  loss {float(loss.detach()):.3f}  held out {validate(network, held_out):.3f}  {spent:.0f} s",
+                flush=True,
+            )
 
 
 def train(out: Path, *, steps: int, seed: int, threads: int) -> Path:

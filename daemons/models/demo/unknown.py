@@ -16,6 +16,8 @@ _VERBS = (
     "[compute|solve|prove|integrate|simplify] [a|the|this]", "[find|book|visit|reach|photograph] [a|the|my]", "[open|close|lock|move|lift|throw] [a|the|my]",
     "[call|email|invite|marry|meet|forgive] [a|my|the]", "[invest in|pay for|borrow|count|save] [a|the|my|some]", "[sew|knit|iron|dye|wear] [a|the|my]",
     "[compile|program|deploy|refactor] [a|the|my]", "[hack|break|steal|burn] [a|the|my]",
+    "[add|remove|list|start|stop|check|install|show|update] [a|the|my|another]", "[delete|download|cancel|restart|create|see|set|change|choose] [a|the|my|all]",
+    "[get|make|have|use|find|open|send|keep] [a|the|my|some]",
 )  # fmt: skip
 _THINGS = (
     "bread", "cake", "soup", "pizza", "apple pie", "rice", "coffee", "tea", "potato", "egg", "car", "bicycle", "motorbike", "boat", "train ticket", "flight",
@@ -52,7 +54,30 @@ _WHOLE = (
     "what [happened|happens] in [{a}{b}{b}{a}|{place}|the war|the book]?", "which {thing} is [best|better|cheaper]?", "[spell|define|rhyme with] {thing}", "count to {a}{b}",
     "what does {gibberish} mean?", "{gibberish}", "{gibberish} {gibberish2}", "how do I {gibberish} [a|the] {thing}?", "how do I {gibberish}?", "what is {gibberish}?", "is {gibberish} a {thing}?",
 )  # fmt: skip
-_SYLLABLES = ("ba", "ke", "lo", "zu", "qui", "tra", "fle", "mon", "xi", "gor", "pla", "wen", "sch", "urt", "ip", "dra", "ne", "vo", "tik", "yas", "om", "rub")
+_SYLLABLES = (
+    "ba",
+    "ke",
+    "lo",
+    "zu",
+    "qui",
+    "tra",
+    "fle",
+    "mon",
+    "xi",
+    "gor",
+    "pla",
+    "wen",
+    "sch",
+    "urt",
+    "ip",
+    "dra",
+    "ne",
+    "vo",
+    "tik",
+    "yas",
+    "om",
+    "rub",
+)
 
 
 def _gibberish(rng: random.Random) -> str:

@@ -90,7 +90,9 @@ class KvCache:
     def copy(self, source: int, target: int, length: int) -> None:
         """Share the first `length` cells of `source` with the empty sequence `target`."""
         if self._tokens[target]:
-            raise ValueError(f"sequence {target} holds {len(self._tokens[target])} tokens; only an empty one is a target")
+            raise ValueError(
+                f"sequence {target} holds {len(self._tokens[target])} tokens; only an empty one is a target"
+            )
         if length > len(self._tokens[source]):
             raise ValueError(f"sequence {source} holds {len(self._tokens[source])} tokens, {length} asked for")
         shared = self._cells[source][:length]

@@ -177,7 +177,5 @@ class EngineDied:
     message: str
 
 
-Event: TypeAlias = (
-    LoadProgress | Loaded | LoadFailed | Started | Token | Finished | Embedded | Failed | EngineDied
-)
+Event: TypeAlias = LoadProgress | Loaded | LoadFailed | Started | Token | Finished | Embedded | Failed | EngineDied
 LAST_EVENTS = (Finished, Embedded, Failed)
