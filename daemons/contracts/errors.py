@@ -7,6 +7,7 @@ Pure standard library, so that every layer (the engine included) may raise these
       .message           what happened, with the numbers
       .details           the same numbers as JSON
       .hint              a command to run next
+      .request_id        id of the request that failed, where one is known
 """
 
 from collections.abc import Mapping
@@ -189,6 +190,7 @@ class RbeeError(Exception):
         self.message = message
         self.details: dict[str, Any] = dict(details or {})
         self.hint = hint or ERROR_TABLE[code].hint
+        self.request_id = ""
 
     @property
     def spec(self) -> ErrorSpec:
@@ -211,7 +213,7 @@ class RbeeError(Exception):
             "message": self.message,
             "details": self.details,
             "hint": self.hint,
-            "request_id": request_id,
+            "request_id": request_id or self.request_id,
         }
 
     @classmethod
@@ -223,7 +225,9 @@ class RbeeError(Exception):
         except ValueError:
             code = Code.INTERNAL
             details["unknown_code"] = str(error.get("code"))
-        return cls(code, str(error.get("message", "")), details=details, hint=str(error.get("hint") or "") or None)
+        failure = cls(code, str(error.get("message", "")), details=details, hint=str(error.get("hint") or "") or None)
+        failure.request_id = str(error.get("request_id") or "")
+        return failure
 
     def __repr__(self) -> str:
         return f"RbeeError({self.code.value}, {self.message!r})"

@@ -24,6 +24,8 @@ DEADLINE_HEADER = "X-Request-Deadline"
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 OnRetry = Callable[[int, int, float, RbeeError], None]
 """Told before each wait: try that failed (from 1), tries in all, seconds to wait, why."""
+OnHeaders = Callable[[Mapping[str, str]], None]
+"""Told the answer's headers (any case of a name finds them) before the first event of a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ class DaemonClient:
         headers: Mapping[str, str] | None = None,
         silence_s: float | None = None,
         tries: int | None = None,
+        on_headers: OnHeaders | None = None,
     ) -> AsyncIterator[AsyncIterator[Event]]:
         """Open an event stream. `silence_s`: longest time without a byte (None: no limit).
 
@@ -139,6 +142,8 @@ class DaemonClient:
             if response.status_code >= 400:
                 await response.aread()
                 raise self._error_of(response)
+            if on_headers is not None:
+                on_headers(response.headers)
             yield self._events(response)
         finally:
             await response.aclose()
