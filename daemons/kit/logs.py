@@ -4,10 +4,12 @@ A line has ``at`` (unix seconds), ``level``, ``source``, ``text``, and the field
 characters, so that a foreign string cannot forge a line or drive a terminal.
 """
 
+import atexit
 import json
 import logging
 import logging.handlers
 import os
+import queue
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,18 +33,28 @@ class _PrivateRotatingFile(logging.handlers.RotatingFileHandler):
         return os.fdopen(descriptor, self.mode, encoding=self.encoding)
 
 
+class _HandOver(logging.handlers.QueueHandler):
+    """Passes records to the writing thread as they are, so that no event loop waits for a disk."""
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record
+
+
 def _stamp(_logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     return {"at": round(time.time(), 3), "level": method, **event}
 
 
 def configure_logs(source: str, path: Path, settings: LogSettings) -> None:
-    """Send this process's log (ours and the libraries' warnings) to a rotated file at `path`."""
+    """Send this process's log (ours and the libraries' warnings) to a rotated file at `path`.
+
+    A thread of its own writes; what is waiting is written before the process exits.
+    """
     handler = _PrivateRotatingFile(
         path, maxBytes=settings.max_bytes, backupCount=settings.keep, encoding="utf-8", delay=True
     )
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.contextvars.merge_contextvars, _stamp_foreign],
+            foreign_pre_chain=[_stamp_foreign],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.EventRenamer("text"),
@@ -51,7 +63,11 @@ def configure_logs(source: str, path: Path, settings: LogSettings) -> None:
         )
     )
     root = logging.getLogger()
-    root.handlers = [handler]
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    writer = logging.handlers.QueueListener(lines, handler)
+    writer.start()
+    atexit.register(writer.stop)
+    root.handlers = [_HandOver(lines)]
     root.setLevel(settings.level.upper())
     logging.getLogger("uvicorn.access").disabled = True
     structlog.configure(

@@ -1,0 +1,16 @@
+"""State in DuckDB: one process, one file, one thread that owns the connection. The only importer of duckdb.
+
+`Store` is what daemons use; `Database` is the same without threads and event loop.
+"""
+
+from daemons.kit.store.database import (
+    ConstraintViolated,
+    Database,
+    Migration,
+    Row,
+    Statement,
+    StoreFailed,
+)
+from daemons.kit.store.store import Store
+
+__all__ = ["ConstraintViolated", "Database", "Migration", "Row", "Statement", "Store", "StoreFailed"]

@@ -1,0 +1,69 @@
+"""Copies of a database, made through DuckDB itself.
+
+A plain file copy is out of the question while the database is open: closing any descriptor of the file drops this
+process's lock on it (fcntl(2), POSIX record locks), and a second process could then open it.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import duckdb
+
+from daemons.contracts.errors import Code, RbeeError
+
+KEPT_PER_REASON = 5
+_UNFINISHED = ".part"
+_ALIAS = "rbee_backup"
+
+
+def write_backup(connection: duckdb.DuckDBPyConnection, source: Path, folder: Path, reason: str, version: int) -> Path:
+    """Copy the open database `source` into `folder` and drop the oldest copies made for the same reason.
+
+    The file is called ``<database>-<reason>-<UTC time>-v<schema version>.duckdb`` (mode 0600) and appears whole or not
+    at all. Raises RbeeError(HOME_UNUSABLE) when it cannot be written.
+    """
+    now = time.time()
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}"
+    target = folder / f"{source.stem}-{reason}-{stamp}-v{version}.duckdb"
+    unfinished = target.with_suffix(_UNFINISHED)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _discard(*folder.glob(f"{source.stem}-*{_UNFINISHED}*"))  # of a process that died while it copied
+        _copy(connection, unfinished)
+        unfinished.chmod(0o600)
+        os.replace(unfinished, target)
+    except (duckdb.Error, OSError) as error:
+        _discard(unfinished, unfinished.with_name(unfinished.name + ".wal"))
+        raise RbeeError(
+            Code.HOME_UNUSABLE,
+            f"cannot write the backup {target}: {str(error).splitlines()[0]}",
+            details={"path": str(target)},
+        ) from error
+    for old in list_backups(source, folder, reason)[KEPT_PER_REASON:]:
+        old.unlink(missing_ok=True)
+    return target
+
+
+def list_backups(source: Path, folder: Path, reason: str = "*") -> list[Path]:
+    """Backups of the database `source`, newest first."""
+    found = folder.glob(f"{source.stem}-{reason}-*-v*.duckdb")
+    return sorted(found, key=lambda path: path.name.split("-")[-2], reverse=True)
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, target: Path) -> None:
+    name = connection.execute("SELECT current_database()").fetchall()[0][0]
+    connection.execute(f"ATTACH {_quoted(str(target), chr(39))} AS {_ALIAS}")
+    try:
+        connection.execute(f"COPY FROM DATABASE {_quoted(name, chr(34))} TO {_ALIAS}")
+    finally:
+        connection.execute(f"DETACH {_ALIAS}")
+
+
+def _quoted(text: str, quote: str) -> str:
+    return quote + text.replace(quote, quote * 2) + quote
+
+
+def _discard(*leftovers: Path) -> None:
+    for leftover in leftovers:
+        leftover.unlink(missing_ok=True)

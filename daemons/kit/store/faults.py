@@ -1,0 +1,65 @@
+"""What DuckDB's own exceptions mean to a person.
+
+DuckDB tells most failures to open a file apart only by their words, so the words are matched here, in one table.
+"""
+
+import re
+from pathlib import Path
+
+import duckdb
+
+from daemons.contracts.errors import Code, RbeeError
+
+_HELD_BY = re.compile(r"PID (\d+)")
+
+
+class StoreFailed(RbeeError):
+    """A statement failed; nothing of it was stored."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Code.INTERNAL, message)
+
+
+class ConstraintViolated(StoreFailed):
+    """A statement would break a constraint, such as a second row of one primary key."""
+
+
+# Words in DuckDB's message -> (code, what to say). The first that fits counts; none: the file cannot be read.
+_OPEN_FAULTS: tuple[tuple[str, Code, str], ...] = (
+    ("Could not set lock on file", Code.ALREADY_RUNNING, "another process has {path} open"),
+    ("created with a newer version", Code.STATE_SCHEMA_NEWER, "{path} was written by a newer DuckDB: {reason}"),
+    ("Permission denied", Code.HOME_UNUSABLE, "cannot open {path}: permission denied"),
+    ("Read-only file system", Code.HOME_UNUSABLE, "cannot open {path}: the file system is read-only"),
+    ("No such file or directory", Code.HOME_UNUSABLE, "cannot open {path}: its folder does not exist"),
+    ("Is a directory", Code.HOME_UNUSABLE, "cannot open {path}: it is a folder"),
+    ("No space left on device", Code.HOME_UNUSABLE, "cannot open {path}: no space left on the device"),
+)
+
+
+def open_fault(path: Path, error: duckdb.Error) -> RbeeError:
+    """The failure to open a database file, as a person can act on it."""
+    text = str(error)
+    reason = text.splitlines()[0]
+    details: dict[str, object] = {"path": str(path), "reason": reason}
+    for words, code, sentence in _OPEN_FAULTS:
+        if words not in text:
+            continue
+        message = sentence.format(path=path, reason=reason)
+        holder = _HELD_BY.search(text)
+        if code is Code.ALREADY_RUNNING and holder:
+            details["pid"] = int(holder[1])
+            message += f" (pid {holder[1]})"
+        return RbeeError(code, message, details=details)
+    return RbeeError(
+        Code.STATE_CORRUPT,
+        f"the database {path} cannot be read: {reason}",
+        details=details,
+        hint=f"ls {path.parent / 'backups'}",
+    )
+
+
+def statement_fault(sql: str, error: Exception) -> StoreFailed:
+    """The failure of one statement. Parameters are left out of it: they may be private."""
+    kind = ConstraintViolated if isinstance(error, duckdb.ConstraintException) else StoreFailed
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return kind(f"{reason} (in: {' '.join(sql.split())[:120]})")

@@ -1,0 +1,262 @@
+"""Application, middlewares, server runner, event streams and client, over real sockets."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+
+from daemons.contracts import routes as r
+from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.fleet import Health
+from daemons.contracts.inference import InferenceRequest
+from daemons.contracts.routes import Daemon, Role, Route, routes_of
+from daemons.kit.app import Handler, Result, build_app
+from daemons.kit.auth import Keyring
+from daemons.kit.client import DaemonClient, Event, Peer, until_end
+from daemons.kit.policy import Policy
+from daemons.kit.server import bind, check_bind
+from daemons.kit.sse import SseResponse, encode_event
+from tests.support.http_service import RecordingService, running
+
+ADMIN, INFER = "admin-key-of-this-test", "infer-key-of-this-test"
+QUICK = Policy(http_first_wait_s=0.01, http_timeout_s=2, bad_requests=5, bad_requests_window_s=0.3)
+
+
+async def answer_health(_request: Request, _body: Any) -> Result:
+    return Health(version="1.2.3")
+
+
+def app_of(daemon: Daemon, policy: Policy = QUICK, **handlers: Handler) -> Any:
+    """An application whose routes answer health, except those given by their constant's name."""
+    table: dict[Route, Handler] = dict.fromkeys(routes_of(daemon), answer_health)
+    table.update({getattr(r, name): handler for name, handler in handlers.items()})
+    ring = Keyring({ADMIN: Role.ADMIN, INFER: Role.INFER})
+    return build_app(daemon, table, keyring=lambda: ring, policy=policy)
+
+
+def client_of(url: str, key: str = ADMIN, **options: Any) -> DaemonClient:
+    return DaemonClient(Peer(url, key, "the test daemon", Code.HIVE_UNREACHABLE), QUICK, **options)
+
+
+def raw(url: str, key: str | None = ADMIN) -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx.AsyncClient(base_url=url, headers=headers, trust_env=False)
+
+
+def test_a_route_without_a_handler_is_a_programming_error() -> None:
+    with pytest.raises(ValueError, match="worker:GET /health"):
+        build_app(Daemon.WORKER, {}, keyring=lambda: Keyring({}), policy=QUICK)
+
+
+@pytest.mark.parametrize("daemon", list(Daemon))
+async def test_every_route_but_health_needs_a_key(daemon: Daemon) -> None:
+    async with running(app_of(daemon, Policy(bad_requests=1000))) as url, raw(url, None) as http:
+        for route in routes_of(daemon):
+            response = await http.request(route.method, route.path)
+            assert response.status_code == (200 if route.role is None else 401), route.name
+        response = await http.get("/no/such/path")
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "INVALID_API_KEY")
+
+
+async def test_an_inference_key_reaches_no_administrative_route() -> None:
+    async with running(app_of(Daemon.QUEEN, Policy(bad_requests=1000))) as url, raw(url, INFER) as http:
+        for route in routes_of(Daemon.QUEEN):
+            response = await http.request(route.method, route.path)
+            assert (response.status_code == 403) == (route.role is Role.ADMIN), route.name
+
+
+async def test_unknown_paths_and_methods_are_json() -> None:
+    async with running(app_of(Daemon.WORKER)) as url, raw(url) as http:
+        missing, wrong = await http.get("/nope"), await http.put("/v1/stats")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "ROUTE_NOT_FOUND")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "METHOD_NOT_ALLOWED")
+    assert missing.json()["error"]["request_id"] == missing.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(("sent", "kept"), [("abc-1", True), ("bad id", False), ("x" * 65, False)])
+async def test_a_well_formed_request_id_is_kept(sent: str, kept: bool) -> None:
+    async with running(app_of(Daemon.WORKER)) as url, raw(url) as http:
+        response = await http.get("/v1/stats", headers={"X-Request-Id": sent})
+    assert (response.headers["x-request-id"] == sent) is kept
+
+
+async def test_an_unexpected_failure_shows_no_inner_detail() -> None:
+    async def broken(_request: Request, _body: Any) -> Result:
+        raise KeyError("/secret/path")
+
+    async with running(app_of(Daemon.WORKER, WORKER_STATS=broken)) as url, raw(url) as http:
+        response = await http.get("/v1/stats")
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "INTERNAL"
+    assert "secret" not in response.text
+
+
+async def test_openai_routes_use_openais_envelope() -> None:
+    async with running(app_of(Daemon.QUEEN)) as url, raw(url) as http:
+        error = (await http.post("/v1/chat/completions", json={"model": "demo"})).json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["code"] == "INVALID_REQUEST"
+    assert "messages" in error["message"]
+
+
+async def test_a_body_over_the_limit_is_refused_declared_or_not() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 1000
+
+    small = Policy(max_body_bytes=2048)
+    async with running(app_of(Daemon.WORKER, small)) as url, raw(url) as http:
+        declared = await http.post("/v1/tokenize", content=b"x" * 5000)
+        streamed = await http.post("/v1/tokenize", content=endless())
+    assert [response.status_code for response in (declared, streamed)] == [413, 413]
+    assert declared.json()["error"]["details"]["limit"] == 2048
+
+
+async def test_a_flood_of_bad_requests_is_stopped_for_that_client_only() -> None:
+    async with running(app_of(Daemon.QUEEN)) as url, raw(url) as bad, raw(url, INFER) as good:
+        statuses = [(await bad.post("/v2/tasks", json={})).status_code for _ in range(7)]
+        assert statuses == [400] * 5 + [429] * 2
+        assert (await bad.get("/health")).status_code == 429
+        assert (await good.get("/v2/tasks")).status_code == 200
+        await asyncio.sleep(QUICK.bad_requests_window_s + 0.05)  # the window itself is what is tested
+        assert (await bad.get("/v2/tasks")).status_code == 200
+
+
+async def test_client_returns_wire_types_and_raises_the_daemons_errors() -> None:
+    async def refuse(_request: Request, _body: Any) -> Result:
+        raise RbeeError(Code.QUEUE_FULL, "full", details={"retry_after_s": 3})
+
+    async with running(app_of(Daemon.WORKER, WORKER_READY=refuse)) as url, client_of(url) as client:
+        assert (await client.get(r.WORKER_ALIVE, Health)).version == "1.2.3"
+        with pytest.raises(RbeeError) as caught:
+            await client.call(r.WORKER_READY)
+    assert caught.value.code is Code.QUEUE_FULL
+    assert caught.value.retry_after == 3
+
+
+async def test_client_refuses_an_answer_of_another_shape() -> None:
+    async def odd(_request: Request, _body: Any) -> Result:
+        return {"something": "else"}
+
+    async with running(app_of(Daemon.WORKER, WORKER_ALIVE=odd)) as url, client_of(url) as client:
+        with pytest.raises(RbeeError) as caught:
+            await client.get(r.WORKER_ALIVE, Health)
+    assert caught.value.code is Code.HIVE_BAD_RESPONSE
+
+
+async def test_client_counts_its_tries_when_nobody_answers() -> None:
+    with bind("127.0.0.1", 0) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    retries: list[int] = []
+    async with client_of(url, on_retry=lambda attempt, *_: retries.append(attempt)) as client:
+        with pytest.raises(RbeeError, match="try 5 of 5") as caught:
+            await client.call(r.WORKER_INFER, body={})
+    assert caught.value.code is Code.HIVE_UNREACHABLE
+    assert retries == [1, 2, 3, 4]
+
+
+def stream_of(*events: bytes, ended: asyncio.Event, wait: asyncio.Event | None = None) -> Handler:
+    async def handler(_request: Request, _body: InferenceRequest) -> Result:
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                for event in events:
+                    yield event
+                if wait is not None:
+                    await wait.wait()
+            finally:
+                ended.set()
+
+        return SseResponse(chunks(), ping_s=0.02)
+
+    return handler
+
+
+async def collect(client: DaemonClient, stop_after: int | None = None) -> list[Event]:
+    found = []
+    async with client.stream(r.WORKER_INFER, body={"id": "t", "prompt": "x"}, silence_s=1) as events:
+        async for event in until_end(events, "the test daemon"):
+            found.append(event)
+            if len(found) == stop_after:
+                break
+    return found
+
+
+async def test_a_stream_is_read_up_to_its_end_event() -> None:
+    ended = asyncio.Event()
+    infer = stream_of(
+        encode_event("token", {"token": "né\n", "index": 0}, 1), encode_event("done", {"done": True}, 2), ended=ended
+    )
+    async with running(app_of(Daemon.WORKER, WORKER_INFER=infer)) as url, client_of(url) as client:
+        events = await collect(client)
+    assert [(event.number, event.type) for event in events] == [(1, "token"), (2, "done")]
+    assert events[0].data == {"token": "né\n", "index": 0}
+
+
+async def test_a_stream_without_its_end_is_a_lost_upstream() -> None:
+    infer = stream_of(encode_event("token", {"token": "a", "index": 0}), ended=asyncio.Event())
+    async with running(app_of(Daemon.WORKER, WORKER_INFER=infer)) as url, client_of(url) as client:
+        with pytest.raises(RbeeError) as caught:
+            await collect(client)
+    assert caught.value.code is Code.UPSTREAM_LOST
+
+
+async def test_a_reader_that_leaves_cancels_the_stream_at_once() -> None:
+    ended, never = asyncio.Event(), asyncio.Event()
+    infer = stream_of(encode_event("token", {"token": "a", "index": 0}), ended=ended, wait=never)
+    async with running(app_of(Daemon.WORKER, WORKER_INFER=infer)) as url, client_of(url) as client:
+        await collect(client, stop_after=1)
+        await asyncio.wait_for(ended.wait(), 1)
+
+
+async def test_silence_beyond_the_limit_is_a_stall_unless_pings_come() -> None:
+    never = asyncio.Event()
+    infer = stream_of(encode_event("token", {"token": "a", "index": 0}), ended=asyncio.Event(), wait=never)
+    async with running(app_of(Daemon.WORKER, WORKER_INFER=infer)) as url, client_of(url) as client:
+        with pytest.raises(TimeoutError):
+            # Pings each 20 ms keep the connection from counting as silent.
+            await asyncio.wait_for(collect(client), 0.3)
+
+
+async def test_drain_order() -> None:
+    service = RecordingService()
+    service.idle.clear()
+    asyncio.get_running_loop().call_later(0.05, service.idle.set)
+    async with running(app_of(Daemon.WORKER), service) as url, raw(url) as http:
+        await http.get("/health")
+    assert service.calls == ["start", "begin_drain", "drained", "close"]
+
+
+async def test_drain_is_cut_at_its_limit() -> None:
+    service = RecordingService()
+    service.idle.clear()
+    async with running(app_of(Daemon.WORKER), service, drain_s=0.05) as url, raw(url) as http:
+        await http.get("/health")
+    assert service.calls == ["start", "begin_drain", "close"]
+
+
+def test_a_taken_port_is_named_with_its_holder() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RbeeError, match=f"port {port}.*nginx") as caught:
+            bind("127.0.0.1", port, holder=lambda _port: "nginx (pid 7)")
+    assert caught.value.code is Code.PORT_IN_USE
+
+
+@pytest.mark.parametrize(("host", "secured", "ok"), [("127.0.0.1", False, True), ("0.0.0.0", False, False)])
+def test_other_machines_need_tls(host: str, secured: bool, ok: bool) -> None:
+    if ok:
+        check_bind(host, secured=secured)
+    else:
+        with pytest.raises(RbeeError):
+            check_bind(host, secured=secured)
+
+
+def test_events_are_one_line_of_json() -> None:
+    encoded = encode_event("token", {"token": "a\nb\r", "index": 0}, 7)
+    head, event, data = encoded.decode().rstrip("\n").split("\n")
+    assert (head, event) == ("id: 7", "event: token")
+    assert json.loads(data.removeprefix("data: ")) == {"token": "a\nb\r", "index": 0}

@@ -1,0 +1,64 @@
+"""Logs: one JSON object per line, private, rotated, and readable again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from daemons.kit.logs import parse_log_line, read_log
+
+WRITER = """
+import logging, sys
+from pathlib import Path
+from daemons.kit.logs import bind_request_id, configure_logs, get_logger
+from daemons.kit.settings import LogSettings
+configure_logs("hive", Path(sys.argv[1]), LogSettings(max_bytes=4096, keep=2))
+bind_request_id("req-1")
+for number in range(int(sys.argv[2])):
+    get_logger().info("line", number=number, evil="a\\nb\\x1b[31m")
+logging.getLogger("library").warning("from a library")
+get_logger().debug("not at this level")
+try:
+    1 / 0
+except ZeroDivisionError:
+    get_logger().exception("broke")
+"""
+
+
+def write(path: Path, count: int) -> None:
+    subprocess.run([sys.executable, "-c", WRITER, str(path), str(count)], check=True, timeout=30)
+
+
+def test_lines_are_json_with_the_request_id_and_complete_at_exit(tmp_path: Path) -> None:
+    path = tmp_path / "hive.log"
+    write(path, 2)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["text"] for row in rows] == ["line", "line", "from a library", "broke"]
+    assert rows[0]["request_id"] == "req-1"
+    assert rows[0]["source"] == "hive"
+    assert rows[2]["source"] == "library"
+    assert "ZeroDivisionError" in rows[3]["exception"]
+    assert "\x1b" not in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_rotated_files_are_read_in_order_and_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "hive.log"
+    write(path, 200)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["hive.log", "hive.log.1", "hive.log.2"]
+    numbers = [line.fields["number"] for line in read_log(path, "local", "hive") if line.text == "line"]
+    assert numbers == list(range(numbers[0], 200))
+    assert [line.text for line in read_log(path, "local", "hive", tail=2)] == ["from a library", "broke"]
+
+
+def test_since_leaves_older_lines_out(tmp_path: Path) -> None:
+    path = tmp_path / "hive.log"
+    path.write_text('{"at": 10, "text": "old"}\n{"at": 20, "text": "new"}\nnative output\n')
+    assert [line.text for line in read_log(path, "local", "hive", since=15)] == ["new", "native output"]
+
+
+def test_foreign_lines_are_kept_as_text() -> None:
+    assert parse_log_line("ggml_abort\n", "local", "w-1").text == "ggml_abort"
+    assert parse_log_line("[1, 2]", "local", "w-1").text == "[1, 2]"
+    line = parse_log_line('{"at": 5.5, "level": "error", "text": "x", "n": 1}', "gpu", "hive")
+    assert (line.at, line.level, line.text, line.fields, line.node) == (5.5, "error", "x", {"n": 1}, "gpu")

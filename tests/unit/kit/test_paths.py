@@ -1,0 +1,44 @@
+"""State folders: where they are, how they are made, and what is said when they cannot be."""
+
+from pathlib import Path
+
+import pytest
+
+from daemons.contracts.errors import Code, RbeeError
+from daemons.kit.paths import find_paths
+
+
+def test_rbee_home_moves_everything(tmp_path: Path) -> None:
+    paths = find_paths({"RBEE_HOME": str(tmp_path), "HOME": "/home/bee"})
+    assert paths.home == tmp_path
+    assert paths.models == tmp_path / "models"
+    assert paths.user_config == Path("/home/bee/.config/rbee/config.toml")
+
+
+def test_defaults_follow_the_home_folder() -> None:
+    paths = find_paths({"HOME": "/home/bee"})
+    assert paths.home == Path("/home/bee/.rbee")
+    assert paths.models == Path("/home/bee/.local/share/rbee/models")
+
+
+@pytest.mark.parametrize("environ", [{}, {"HOME": ""}, {"RBEE_HOME": "relative/folder"}])
+def test_no_usable_home_says_what_to_set(environ: dict[str, str]) -> None:
+    with pytest.raises(RbeeError) as caught:
+        find_paths(environ)
+    assert caught.value.code is Code.HOME_UNUSABLE
+    assert "RBEE_HOME" in caught.value.message + caught.value.hint
+
+
+def test_folders_are_private(tmp_path: Path) -> None:
+    paths = find_paths({"RBEE_HOME": str(tmp_path / "new")})
+    paths.create()
+    for folder in (paths.home, paths.run, paths.worker_run, paths.logs, paths.keys, paths.backups):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RbeeError) as caught:
+        find_paths({"RBEE_HOME": str(tmp_path / "file" / "home")}).create()
+    assert caught.value.code is Code.HOME_UNUSABLE
+    assert str(tmp_path / "file") in caught.value.message

@@ -1,0 +1,98 @@
+"""Settings: which layer wins, and how faults are named."""
+
+from pathlib import Path
+
+import pytest
+
+from daemons.contracts.errors import Code, RbeeError
+from daemons.kit.paths import Paths
+from daemons.kit.settings import LoadedSettings, load_settings, setting_keys
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(home=tmp_path, models=tmp_path / "models", user_config=tmp_path / "user.toml")
+
+
+def load(paths: Paths, environ: dict[str, str] | None = None, **flags: object) -> LoadedSettings:
+    return load_settings(
+        paths,
+        flags={key.replace("__", "."): value for key, value in flags.items()},
+        environ=environ or {},
+        system_config=paths.home / "system.toml",
+    )
+
+
+def test_defaults_without_any_layer(paths: Paths) -> None:
+    loaded = load(paths)
+    assert loaded.settings.queen.port == 8080
+    assert set(loaded.sources.values()) == {"default"}
+
+
+def test_each_layer_beats_the_one_below(paths: Paths) -> None:
+    system, user, named = paths.home / "system.toml", paths.user_config, paths.home / "named.toml"
+    expected = []
+    system.write_text("[queen]\nport = 1\n[hive]\nport = 11\n")
+    expected.append((load(paths), 1, str(system)))
+    user.write_text("[queen]\nport = 2\n")
+    expected.append((load(paths), 2, str(user)))
+    named.write_text("[queen]\nport = 3\n")
+    env = {"RBEE_CONFIG": str(named)}
+    expected.append((load(paths, env), 3, str(named)))
+    env["RBEE_QUEEN_PORT"] = "4"
+    expected.append((load(paths, env), 4, "environment RBEE_QUEEN_PORT"))
+    expected.append((load(paths, env, queen__port=5), 5, "flag"))
+    for loaded, port, source in expected:
+        assert (loaded.settings.queen.port, loaded.sources["queen.port"]) == (port, source)
+        assert loaded.settings.hive.port == 11  # merged per key, not per file
+
+
+def test_a_flag_that_was_not_given_does_not_win(paths: Paths) -> None:
+    assert load(paths, {"RBEE_QUEEN_PORT": "4"}, queen__port=None).settings.queen.port == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("[queen]\nport = 'many'\n", ["queen.port", "integer", "'many'"]),
+        ("[queen]\ncolour = 1\n", ["queen.colour", "unknown key"]),
+        ("[quern]\nport = 1\n", ["quern", "unknown key"]),
+        ("port = 1\n", ["port", "[queen]"]),
+        ("[queen\n", ["line 1"]),
+    ],
+)
+def test_a_wrong_file_is_named_with_key_and_expectation(paths: Paths, text: str, parts: list[str]) -> None:
+    paths.user_config.write_text(text)
+    with pytest.raises(RbeeError) as caught:
+        load(paths)
+    assert caught.value.code is Code.CONFIG_INVALID
+    for part in [str(paths.user_config), *parts]:
+        assert part in caught.value.message
+
+
+def test_a_wrong_variable_is_named(paths: Paths) -> None:
+    with pytest.raises(RbeeError, match="environment RBEE_QUEEN_PORT: queen.port"):
+        load(paths, {"RBEE_QUEEN_PORT": "no"})
+
+
+def test_a_named_file_must_exist(paths: Paths) -> None:
+    with pytest.raises(RbeeError, match="RBEE_CONFIG"):
+        load(paths, {"RBEE_CONFIG": str(paths.home / "none.toml")})
+
+
+def test_a_secret_is_never_repeated_in_an_error(paths: Paths) -> None:
+    paths.user_config.write_text("[queen]\nkey = 12345678\n")
+    with pytest.raises(RbeeError) as caught:
+        load(paths)
+    assert "12345678" not in str(caught.value.as_dict())
+
+
+def test_every_key_is_described() -> None:
+    keys = list(setting_keys())
+    assert all(key.description for key in keys)
+    assert len({key.variable for key in keys}) == len(keys)
+
+
+def test_folders_in_the_environment_are_a_path_list(paths: Paths) -> None:
+    loaded = load(paths, {"RBEE_MODELS_ALLOWED_FOLDERS": "/a:/b"})
+    assert loaded.settings.models.allowed_folders == ["/a", "/b"]
