@@ -116,6 +116,9 @@ HIVE_WORKER_SHUTDOWN = Route(
     _H, "POST", "/v1/workers/shutdown", "drain and end one worker; answers when it is gone",
     body=workers.ShutdownRequest, answer=workers.HiveWorker,
 )  # fmt: skip
+HIVE_WORKER_EXITS = Route(
+    _H, "GET", "/v1/workers/exits", "how workers ended, newest first; `?id=`", answer=workers.WorkerExitList
+)
 HIVE_MODEL_LIST = Route(_H, "GET", "/v1/models/list", "catalog", answer=fleet.ModelList)
 HIVE_LOGS = Route(_H, "GET", "/v1/logs", "log lines; `follow=true` streams", kind=_STREAM)
 HIVE_SHUTDOWN = Route(

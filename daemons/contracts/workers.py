@@ -139,6 +139,50 @@ class WorkerHealthList(Answer):
     workers: list[WorkerHealth]
 
 
+class ExitReason(StrEnum):
+    """Why a worker is gone. Only the last four are failures."""
+
+    STOPPED = "stopped"
+    IDLE = "idle"
+    HIVE_SHUTDOWN = "hive_shutdown"
+    ENDED = "ended"
+    START_FAILED = "start_failed"
+    LOADING_TIMEOUT = "loading_timeout"
+    UNHEALTHY = "unhealthy"
+    CRASHED = "crashed"
+
+
+class WorkerExit(Answer):
+    """How one worker ended. `returncode` is None for a process that was adopted; negative is a signal.
+
+    `error` is the error object (code, message, details with the last log lines) of an end that nobody asked for.
+    """
+
+    id: str
+    model_ref: str
+    pid: int
+    state: WorkerState = Field(description="the last one before the end")
+    reason: ExitReason
+    how: str = Field(description="for people: exited with code 1, killed by SIGSEGV …")
+    returncode: int | None = None
+    started_at: float
+    ended_at: float
+    error: dict[str, Any] | None = None
+
+
+class WorkerExitList(Answer):
+    """Newest first."""
+
+    exits: list[WorkerExit]
+
+
+class WorkerExitQuery(Request):
+    """Query of the hive's `/v1/workers/exits`. With `id` the answer waits a moment for a worker that is just dying."""
+
+    id: PrintableStr | None = Field(default=None, min_length=1, max_length=64)
+    limit: int = Field(default=50, ge=1, le=1000, strict=False)
+
+
 class WorkerStats(Answer):
     """`GET /v1/stats` of a worker. `last_active_at` is unix seconds."""
 
