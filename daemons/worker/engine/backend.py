@@ -14,7 +14,10 @@ from daemons.worker.engine.request import SamplingParams, TokenLogprobs
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the loaded model and its context turned out to be. `ctx` is tokens per slot, `cells` the whole KV cache."""
+    """What the loaded model and its context turned out to be.
+
+    `ctx` is tokens per slot, `cells` the whole KV cache, `embedding_chunk` the most tokens of one ``embed`` call.
+    """
 
     description: str
     ctx: int
@@ -29,7 +32,7 @@ class ModelInfo:
     eos: str
     chat_template: str | None
     generates: bool
-    embeds_whole: bool
+    embedding_chunk: int
 
 
 class Span(NamedTuple):

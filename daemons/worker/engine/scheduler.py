@@ -1,0 +1,240 @@
+"""Who runs and what each step computes. Pure: requests in, batches out; no llama.cpp, clock or thread.
+
+A request is admitted to a slot when the KV cache can hold it to its last token, whatever the others do; so nothing that
+runs is ever preempted. A step takes one token of every generating sequence first and fills the rest of the batch with
+prompt chunks, oldest request first.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from daemons.contracts.errors import Code, RbeeError
+from daemons.worker.engine.backend import Span
+from daemons.worker.engine.kv import NOTHING_CACHED, KvCache, Prefix
+from daemons.worker.engine.request import EmbedRequest, GenerateRequest
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A request in a slot. `ceiling`: tokens it may generate; `cells`: KV cells it needs at most."""
+
+    request: GenerateRequest | EmbedRequest
+    slot: int
+    ceiling: int
+    cells: int
+    cached: int = 0
+    generated: int = 0
+    last_token: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What must happen in llama.cpp's memory before the first step, in this order: `prefix`, then `evict`.
+
+    ``prefix.source`` equal to the slot keeps that many tokens of it; another source is copied into the emptied slot.
+    """
+
+    running: Running
+    prefix: Prefix
+    evict: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One span of a batch and whom it belongs to."""
+
+    running: Running
+    span: Span
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """Slots 0 to `slots` - 1 of `ctx` tokens each, a KV cache of `cells`, batches of at most `batch` tokens."""
+
+    slots: int
+    ctx: int
+    cells: int
+    batch: int
+    kv: KvCache = field(init=False)
+    running: dict[str, Running] = field(init=False, default_factory=dict)
+    _free: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.batch < self.slots:
+            raise RbeeError(
+                Code.CONFIG_INVALID,
+                f"a batch of {self.batch} tokens cannot serve {self.slots} slots: each needs one token per step",
+                details={"batch": self.batch, "slots": self.slots},
+            )
+        self.kv = KvCache(self.slots, self.cells)
+        self._free = list(range(self.slots))
+
+    @property
+    def slots_busy(self) -> int:
+        return len(self.running)
+
+    def admit(self, request: GenerateRequest, reusable: Callable[[int, int], bool]) -> Admission:
+        """Give the request a slot; `reusable` tells whether llama.cpp can go on from (sequence, length).
+
+        Raises RbeeError and changes nothing: CONTEXT_OVERFLOW, ALL_SLOTS_BUSY, INVALID_REQUEST.
+        """
+        prompt = request.tokens
+        self._check_length(len(prompt))
+        ceiling = min(request.max_tokens, self.ctx - len(prompt))
+        cells = len(prompt) + ceiling - 1
+        self._check_room(request.id, cells)
+        slot = self.kv.choose_slot(prompt if request.cache_prompt else (), self._free)
+        prefix = self._prefix(request, slot, reusable)
+        running = Running(request, slot, ceiling, cells, cached=prefix.length)
+        self._place(running, prefix)
+        return Admission(running, prefix, self._make_room())
+
+    def admit_embedding(self, request: EmbedRequest) -> Admission:
+        """Give the request a slot, emptied. Raises as `admit`."""
+        for tokens in request.inputs:
+            self._check_length(len(tokens), answer=0)
+        cells = max(map(len, request.inputs))
+        self._check_room(request.id, cells)
+        running = Running(request, self.kv.choose_slot((), self._free), 0, cells)
+        self._place(running, NOTHING_CACHED)
+        return Admission(running, NOTHING_CACHED, self._make_room())
+
+    def forget_prefix(self, running: Running) -> tuple[int, ...]:
+        """llama.cpp could not keep the prefix after all: the whole prompt is computed. Returns slots to empty."""
+        self.kv.truncate(running.slot, 0)
+        running.cached = 0
+        return self._make_room()
+
+    def plan(self) -> list[Work]:
+        """The next batch: generating sequences first, then prompt chunks, oldest request first."""
+        room = self.batch
+        work: list[Work] = []
+        waiting: list[tuple[Running, GenerateRequest]] = []
+        for running in self.running.values():
+            request = running.request
+            if not isinstance(request, GenerateRequest):
+                continue
+            if running.generated:
+                span = Span(running.slot, self.kv.length(running.slot), (running.last_token,), True)
+                work.append(Work(running, span))
+                room -= 1
+            else:
+                waiting.append((running, request))
+        for running, request in waiting:
+            if not room:
+                break
+            done = self.kv.length(running.slot)
+            chunk = request.tokens[done : done + room]
+            work.append(Work(running, Span(running.slot, done, chunk, done + len(chunk) == len(request.tokens))))
+            room -= len(chunk)
+        return work
+
+    def decoded(self, work: Iterable[Work]) -> None:
+        """The spans are in llama.cpp's memory now."""
+        for item in work:
+            self.kv.append(item.span.sequence, item.span.tokens)
+
+    def sampled(self, running: Running, token: int) -> bool:
+        """One more token of the sequence; True when it was the last that it may generate."""
+        running.last_token = token
+        running.generated += 1
+        return running.generated >= running.ceiling
+
+    def embeddings(self) -> list[Running]:
+        """Embedding requests in their slots, oldest first."""
+        return [running for running in self.running.values() if isinstance(running.request, EmbedRequest)]
+
+    def finish(self, id: str, *, keep: bool) -> Running:
+        """Free the slot; `keep` leaves its tokens in the KV cache for later requests."""
+        running = self.running.pop(id)
+        if not keep:
+            self.kv.truncate(running.slot, 0)
+        self.kv.touch(running.slot)
+        self._free.append(running.slot)
+        return running
+
+    def idle_caches(self) -> list[int]:
+        """Slots without a request that hold tokens."""
+        return [slot for slot in self._free if self.kv.length(slot)]
+
+    def _check_length(self, tokens: int, *, answer: int = 1) -> None:
+        if not tokens:
+            raise RbeeError(Code.INVALID_REQUEST, "the prompt is empty: 0 tokens", details={"prompt_tokens": 0})
+        if tokens + answer > self.ctx:
+            raise RbeeError(
+                Code.CONTEXT_OVERFLOW,
+                f"the prompt has {tokens} tokens, the context {self.ctx}"
+                + (f" ({answer} of them is needed for the answer)" if answer else ""),
+                details={"prompt_tokens": tokens, "ctx": self.ctx},
+            )
+
+    def _check_room(self, id: str, cells: int) -> None:
+        if id in self.running:
+            raise RbeeError(Code.INVALID_REQUEST, f"request {id} is running already", details={"id": id})
+        reserved = sum(running.cells for running in self.running.values())
+        if not self._free or reserved + cells > self.cells:
+            raise RbeeError(
+                Code.ALL_SLOTS_BUSY,
+                f"{self.slots_busy} of {self.slots} slots are busy, {reserved} of {self.cells} KV cells are promised"
+                f" and {cells} are needed",
+                details={
+                    "slots_total": self.slots,
+                    "slots_busy": self.slots_busy,
+                    "kv_cells_total": self.cells,
+                    "kv_cells_promised": reserved,
+                    "kv_cells_needed": cells,
+                },
+            )
+
+    def _prefix(self, request: GenerateRequest, slot: int, reusable: Callable[[int, int], bool]) -> Prefix:
+        """The best prefix that llama.cpp can go on from, of `slot` itself when that is as good as any."""
+        if not request.cache_prompt:
+            return NOTHING_CACHED
+        candidates = [slot, *(other for other in range(self.slots) if other != slot)]
+        while candidates:
+            best = self.kv.best_prefix(request.tokens, candidates)
+            if not best.length or reusable(best.source, best.length):
+                return best
+            candidates.remove(best.source)
+        return NOTHING_CACHED
+
+    def _place(self, running: Running, prefix: Prefix) -> None:
+        slot = running.slot
+        if prefix.source == slot:
+            self.kv.truncate(slot, prefix.length)
+        else:
+            self.kv.truncate(slot, 0)
+            if prefix.length:
+                self.kv.copy(prefix.source, slot, prefix.length)
+        self._free.remove(slot)
+        self.running[running.request.id] = running
+
+    def _make_room(self) -> tuple[int, ...]:
+        """Empty idle caches until every running request can grow to its last token."""
+        growth = sum(running.cells - self.kv.length(running.slot) for running in self.running.values())
+        chosen = self.kv.evictions(growth, self.idle_caches())
+        if chosen is None:
+            raise AssertionError(
+                f"{growth} cells promised, and {self.kv.used} of {self.cells} used by running requests"
+            )
+        for slot in chosen:
+            self.kv.truncate(slot, 0)
+        return tuple(chosen)
+
+
+def halves(work: Sequence[Work]) -> tuple[list[Work], list[Work]]:
+    """Split a batch of at least two tokens in two of about equal size; a cut span keeps its output at its end."""
+    middle = sum(len(item.span.tokens) for item in work) // 2
+    left: list[Work] = []
+    right: list[Work] = []
+    for item in work:
+        span, size = item.span, len(item.span.tokens)
+        cut = max(0, min(size, middle))
+        middle -= size
+        if cut:
+            left.append(
+                Work(item.running, Span(span.sequence, span.position, span.tokens[:cut], span.output and cut == size))
+            )
+        if cut < size:
+            right.append(Work(item.running, Span(span.sequence, span.position + cut, span.tokens[cut:], span.output)))
+    return left, right
