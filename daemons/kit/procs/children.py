@@ -78,11 +78,11 @@ def spawn(
         )
     finally:
         os.close(log)
-    if line is not None:
-        _write_stdin(process, line)
     identity = identify_with_remains(process.pid) or ProcessIdentity(process.pid, "", 0)
     child = ChildProcess(identity, tuple(argv), log_path, process)
     _unreaped[identity] = child
+    if line is not None:
+        _write_stdin(process, line)
     return child
 
 
@@ -94,7 +94,7 @@ def find_child(identity: ProcessIdentity) -> ChildProcess | None:
 def _write_stdin(process: subprocess.Popen[bytes], line: bytes) -> None:
     assert process.stdin is not None
     try:
-        process.stdin.write(line)
-        process.stdin.close()
+        with process.stdin:
+            process.stdin.write(line)
     except BrokenPipeError:
         pass  # it ended before it read; its exit tells

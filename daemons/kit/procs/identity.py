@@ -1,11 +1,11 @@
 """Who a process is: its pid, the boot it lives in, and when it started. Together they are never used twice.
 
 On Linux the start time is field 22 of ``/proc/<pid>/stat`` (proc(5)), in clock ticks since boot, and the boot is
-``/proc/sys/kernel/random/boot_id``. Elsewhere both come from psutil, in microseconds of unix time.
+``/proc/sys/kernel/random/boot_id``. Elsewhere the start time is psutil's, in microseconds of unix time, which needs no
+boot beside it.
 """
 
 import errno
-import functools
 import os
 import signal
 from collections.abc import Mapping
@@ -16,7 +16,9 @@ from typing import Any
 import psutil
 
 _PROC = Path("/proc")
-_BOOT_ID = _PROC / "sys/kernel/random/boot_id"
+_BOOT_ID_FILE = _PROC / "sys/kernel/random/boot_id"
+_HAS_PROC = _BOOT_ID_FILE.exists()
+_BOOT_ID = _BOOT_ID_FILE.read_text(encoding="ascii").strip() if _HAS_PROC else ""
 _ENDED_STATES = frozenset({"Z", "X", "x"})
 # What a kernel or sandbox without pidfd answers; it says nothing about the process.
 _NO_PIDFD = frozenset({errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.ENODEV})
@@ -115,7 +117,7 @@ def _send_by_pid(identity: ProcessIdentity, number: signal.Signals) -> bool:
 
 def _look_up(pid: int) -> tuple[ProcessIdentity, bool] | None:
     """(identity, still running) of a pid, or None."""
-    return _from_proc(pid) if _BOOT_ID.exists() else _from_psutil(pid)
+    return _from_proc(pid) if _HAS_PROC else _from_psutil(pid)
 
 
 def _from_proc(pid: int) -> tuple[ProcessIdentity, bool] | None:
@@ -124,7 +126,7 @@ def _from_proc(pid: int) -> tuple[ProcessIdentity, bool] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     state, started = parse_stat(stat)
-    return ProcessIdentity(pid, _boot_id(), started), state not in _ENDED_STATES
+    return ProcessIdentity(pid, _BOOT_ID, started), state not in _ENDED_STATES
 
 
 def parse_stat(stat: bytes) -> tuple[str, int]:
@@ -142,11 +144,4 @@ def _from_psutil(pid: int) -> tuple[ProcessIdentity, bool] | None:
         return None
     except psutil.NoSuchProcess:
         return None
-    return ProcessIdentity(pid, _boot_id(), started), running
-
-
-@functools.cache
-def _boot_id() -> str:
-    if _BOOT_ID.exists():
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    return str(round(psutil.boot_time()))
+    return ProcessIdentity(pid, _BOOT_ID, started), running

@@ -66,4 +66,7 @@ def _quoted(text: str, quote: str) -> str:
 
 def _discard(*leftovers: Path) -> None:
     for leftover in leftovers:
-        leftover.unlink(missing_ok=True)
+        try:
+            leftover.unlink()
+        except OSError:
+            pass  # it is not there, or what kept the backup from being written keeps this as well

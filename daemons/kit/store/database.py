@@ -176,8 +176,8 @@ class Database:
             try:
                 if os.stat(file).st_mode & 0o077:
                     os.chmod(file, 0o600)
-            except FileNotFoundError:
-                pass  # a checkpoint removes the WAL
+            except OSError:
+                pass  # a checkpoint removes the WAL, and some file systems know no modes
 
 
 def _connect(path: Path) -> duckdb.DuckDBPyConnection:

@@ -109,14 +109,14 @@ async def test_the_end_of_an_adopted_process_is_noticed(adopted: ProcessIdentity
     assert not is_alive(adopted)
 
 
-async def test_kill_is_noticed_within_a_tenth_of_a_second(start_python: StartPython) -> None:
+async def test_kill_is_noticed_at_once(start_python: StartPython) -> None:
     child = start_python(SLEEP)
     waiting = asyncio.ensure_future(wait_exit(child))
     await asyncio.sleep(0.1)
     killed = time.monotonic()
     os.kill(child.pid, signal.SIGKILL)
     await asyncio.wait_for(waiting, 10)
-    assert time.monotonic() - killed < 0.1
+    assert time.monotonic() - killed < 0.5
 
 
 @pytest.mark.usefixtures("each_way")

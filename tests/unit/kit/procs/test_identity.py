@@ -83,20 +83,16 @@ def test_pidfd_leaves_no_descriptor_open_for_a_foreign_process(start_python: Sta
 @linux_only
 def test_psutil_path_tells_processes_apart_as_well(start_python: StartPython, monkeypatch: pytest.MonkeyPatch) -> None:
     child = start_python(SLEEP)
-    monkeypatch.setattr(identity, "_BOOT_ID", Path("/nonexistent"))
-    identity._boot_id.cache_clear()
-    try:
-        seen = identify(child.pid)
-        assert seen is not None
-        assert is_alive(seen)
-        assert not is_alive(dataclasses.replace(seen, started=seen.started + 1))
-        send_signal(seen, signal.SIGKILL)
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert not is_alive(seen)
-        child.reap()
-        assert not is_alive(seen)
-    finally:
-        identity._boot_id.cache_clear()
+    monkeypatch.setattr(identity, "_HAS_PROC", False)
+    seen = identify(child.pid)
+    assert seen is not None
+    assert is_alive(seen)
+    assert not is_alive(dataclasses.replace(seen, started=seen.started + 1))
+    send_signal(seen, signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not is_alive(seen)
+    child.reap()
+    assert not is_alive(seen)
 
 
 @linux_only
