@@ -65,6 +65,7 @@ class Store:
         if self._thread is not None:
             raise RuntimeError(f"{self.path} is open already")
         opened: Future[None] = Future()
+        opened.set_running_or_notify_cancel()  # from here on it is answered, whoever still waits
         # A daemon thread: a process that dies without closing must not hang on it; DuckDB's WAL has what was stored.
         thread = threading.Thread(target=self._run, args=(opened,), name=f"store-{self.path.stem}", daemon=True)
         thread.start()

@@ -191,6 +191,17 @@ async def test_a_refused_open_leaves_no_thread_and_may_be_tried_again(tmp_path: 
     await second.close()
 
 
+async def test_a_cancelled_open_gives_the_file_up_again(tmp_path: Path) -> None:
+    path = tmp_path / "queen.duckdb"
+    opening = asyncio.ensure_future(Store(path, [NODES], tmp_path / "backups").open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert "store-queen" not in [thread.name for thread in threading.enumerate()]
+    assert opened_by_another_process(path) == "opened"
+
+
 async def test_the_file_stays_ours_through_backups_and_is_given_up_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "queen.duckdb"
     async with Store(path, [NODES], tmp_path / "backups") as opened:

@@ -1,0 +1,1 @@
+"""Putting a daemon on a machine, starting it, stopping it."""
