@@ -60,6 +60,13 @@ def test_sliding_layers_take_a_window_for_each_slot() -> None:
     assert estimate_memory(gemma, 256, 1, 512).kv_cache == 34 * 2048 * 256 * 2
 
 
+def test_recurrent_layers_keep_a_state_for_each_slot() -> None:
+    """Mamba 2.8B: 23.75 MiB for each slot, whatever the context."""
+    mamba = header_of(cache_values=0, state_values=97_280, recurrent_layers=64)
+    assert estimate_memory(mamba, 512, 1).kv_cache == 23.75 * MIB
+    assert estimate_memory(mamba, 8192, 4).kv_cache == 95 * MIB
+
+
 @given(headers, contexts, slots_, batches, st.data())
 def test_more_of_anything_never_needs_less(
     header: GgufHeader, ctx: int, slots: int, batch: int, data: st.DataObject
@@ -101,6 +108,15 @@ def test_request_is_granted_or_refused_never_changed(header: GgufHeader, ctx: in
         assert error.details["needed_bytes"] > free
     else:
         assert choice.ctx == ctx
+
+
+def test_request_is_granted_to_the_last_byte() -> None:
+    """What fits exactly fits; one byte less does not."""
+    needed = estimate_memory(header_of(), 4096, 4).total
+    assert choose_context(header_of(), 4096, 4, MemoryRoom(needed)).estimate.total == needed
+    assert choose_context(header_of(context_length=4096), None, 4, MemoryRoom(needed)).ctx == 4096
+    assert choose_context(header_of(context_length=4096), None, 4, MemoryRoom(needed - 1)).ctx == 3840
+    assert refusal(4096, 4, MemoryRoom(needed - 1)).details["needed_bytes"] == needed
 
 
 def test_plenty_of_memory_gives_the_usual_context() -> None:
