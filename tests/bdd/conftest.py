@@ -1,0 +1,291 @@
+"""What the scenarios share: evidence, the Given of a running rbee, keeper commands, tasks over HTTP."""
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pytest_bdd import given, parsers, then, when
+from pytest_bdd.parser import Feature, Scenario
+
+from daemons.contracts import routes
+from tests.conftest import StartTopology, close_all
+from tests.support.harness import Evidence, Recorder, eventually
+from tests.support.harness_http import EventReader, error_of
+from tests.support.harness_keeper import Finished, Keeper
+from tests.support.harness_models import ModelShelf
+from tests.support.topology import Topology
+
+FEATURES = Path(__file__).parents[2] / "features"
+PROMPT = "Once upon a time"
+
+Row = dict[str, Any]
+Fill = Callable[[str], str]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tags of the feature files are markers, so that `-m T36` or `-m inference` runs a part."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in FEATURES.glob("*.feature"))
+    for tag in sorted(set(re.findall(r"(?:^|\s)@(\w+)", text))):
+        config.addinivalue_line("markers", f"{tag}: tag of a scenario in features/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Scenarios that share a topology run in one process when tests are spread over several (`--dist loadgroup`)."""
+    for item in items:
+        if item.get_closest_marker("shared") is not None and isinstance(item, pytest.Function):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
+def pytest_bdd_after_scenario(request: pytest.FixtureRequest, feature: Feature, scenario: Scenario) -> None:
+    """A scenario that touched no process and no socket proves nothing, however green its steps are."""
+    evidence: Evidence = request.getfixturevalue("evidence")
+    request.node.add_report_section("call", "evidence", str(evidence))
+    request.node.user_properties.append(("evidence", str(evidence)))
+    assert not evidence.is_empty, f"{feature.name}: {scenario.name}: no process was seen and no HTTP request was made"
+
+
+@pytest.fixture(autouse=True)
+def evidence(recorder: Recorder) -> Evidence:
+    """What this scenario touches for real."""
+    return recorder.begin()
+
+
+@pytest.fixture(scope="module")
+def shared_topology(recorder: Recorder, models: ModelShelf) -> Iterator[Callable[[], Topology]]:
+    """One started topology with a demo worker for those scenarios of a file that only read."""
+    made: list[Topology] = []
+
+    def get() -> Topology:
+        if not made:
+            made.append(Topology(recorder, {"RBEE_MODELS_ALLOWED_FOLDERS": str(models.folder)}))
+            made[0].start_queen()
+            made[0].start_worker("demo")
+        made[0].notice()
+        return made[0]
+
+    yield get
+    close_all(made)
+
+
+@pytest.fixture
+def made_workers() -> list[Row]:
+    """Rows of the workers that the Given steps made, in order."""
+    return []
+
+
+@pytest.fixture
+def fill(models: ModelShelf, made_workers: list[Row]) -> Fill:
+    """Puts model references and ids in the place of `{steady}`, `{large}`, `{f16 demo}` and `{worker}`."""
+    places: dict[str, Callable[[], str]] = {
+        "{steady}": models.steady,
+        "{large}": models.large,
+        "{f16 demo}": models.f16_demo,
+        "{worker}": lambda: str(made_workers[0]["id"]),
+    }
+
+    def filled(text: str) -> str:
+        for place, value in places.items():
+            if place in text:
+                text = text.replace(place, value())
+        return text
+
+    return filled
+
+
+@pytest.fixture
+def streams() -> Iterator[dict[str, EventReader]]:
+    """Open event streams by the name that the scenario gives them; cut at its end."""
+    opened: dict[str, EventReader] = {}
+    yield opened
+    for reader in opened.values():
+        reader.cut()
+
+
+def quoted(text: str) -> list[str]:
+    """The quoted words of a step."""
+    return re.findall(r'"([^"]*)"', text)
+
+
+def ask(rbee: Topology, model: str, tokens: int, **fields: Any) -> EventReader:
+    """An attached task on the queen."""
+    body = {"model": model, "prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True, **fields}
+    reader = rbee.queen.stream(routes.TASK_CREATE, body)
+    assert reader.status == 200, reader.refusal()
+    return reader
+
+
+def task_id(reader: EventReader) -> str:
+    """Id of an attached task."""
+    return str(reader.headers["X-Task-Id"])
+
+
+def task_row(rbee: Topology, id: str) -> Row:
+    answer = rbee.queen.call(routes.TASK_SHOW, id=id)
+    assert answer.status_code == 200, answer.text
+    row: Row = answer.json()
+    return row
+
+
+def stats(rbee: Topology, worker: Row) -> Row:
+    """The worker's own counters, asked now."""
+    answer = rbee.api(worker["url"], worker["key"]).call(routes.WORKER_STATS)
+    assert answer.status_code == 200, answer.text
+    row: Row = answer.json()
+    return row
+
+
+# --- Given
+
+
+@given("an installation where nothing runs", target_fixture="rbee")
+def nothing_runs(fresh_topology: StartTopology) -> Topology:
+    return fresh_topology({})
+
+
+@given("a running rbee", target_fixture="rbee")
+def running_rbee(fresh_topology: StartTopology) -> Topology:
+    topology = fresh_topology({})
+    topology.start_queen()
+    return topology
+
+
+@given("a running rbee with the settings", target_fixture="rbee")
+def running_rbee_with(fresh_topology: StartTopology, datatable: Sequence[Sequence[str]]) -> Topology:
+    topology = fresh_topology({row[0]: row[1] for row in datatable})
+    topology.start_queen()
+    return topology
+
+
+@given("a hive that runs alone", target_fixture="rbee")
+def hive_alone(fresh_topology: StartTopology) -> Topology:
+    topology = fresh_topology({})
+    topology.start_hive()
+    return topology
+
+
+@given("a running rbee with a demo worker that is only read", target_fixture="rbee")
+def shared_rbee(shared_topology: Callable[[], Topology], made_workers: list[Row]) -> Topology:
+    topology = shared_topology()
+    made_workers.append(topology.only_worker())
+    return topology
+
+
+@given(
+    parsers.re(r'(?:a|another) worker with the model "(?P<model>[^"]+)"(?: and (?P<slots>\d+) slots)?'),
+    target_fixture="worker",
+)
+def loaded_worker(rbee: Topology, fill: Fill, made_workers: list[Row], model: str, slots: str | None) -> Row:
+    row = rbee.start_worker(fill(model), *(("--slots", slots) if slots else ()))
+    made_workers.append(row)
+    return row
+
+
+# --- the keeper
+
+
+@when(parsers.parse('a person runs "rbee {line}"'), target_fixture="finished")
+def run_keeper(rbee: Topology, fill: Fill, line: str) -> Finished:
+    return rbee.keeper(*shlex.split(fill(line)))
+
+
+@when(parsers.parse('a person starts "rbee {line}"'), target_fixture="running")
+def start_keeper(rbee: Topology, fill: Fill, line: str) -> Keeper:
+    return rbee.begin(*shlex.split(fill(line)))
+
+
+@when("text has arrived on stdout")
+def text_arrived(running: Keeper) -> None:
+    running.wait_out("")
+
+
+@then(parsers.parse("the command exits with {code:d}"))
+def exits_with(finished: Finished, code: int) -> None:
+    assert finished.code == code, str(finished)
+
+
+@then(parsers.parse("the command ends with {code:d}"), target_fixture="finished")
+def ends_with(running: Keeper, code: int) -> Finished:
+    finished = running.wait()
+    assert finished.code == code, str(finished)
+    return finished
+
+
+@then("text came on stdout")
+def some_text(finished: Finished) -> None:
+    assert finished.out.strip(), str(finished)
+
+
+@then("nothing came on stdout")
+def no_text(finished: Finished) -> None:
+    assert finished.out == "", str(finished)
+
+
+@then(parsers.re(r'stderr names (?P<names>"[^"]*"(?:(?:, | and )"[^"]*")*)'))
+def stderr_names(finished: Finished, names: str) -> None:
+    missing = [name for name in quoted(names) if name not in finished.err]
+    assert not missing, f"{missing} not in stderr of {finished}"
+
+
+@then("no daemon was started")
+def nothing_started(rbee: Topology) -> None:
+    assert not rbee.processes(), rbee.processes()
+    assert not list(rbee.home.glob("run/*.json")), "a daemon left a run file"
+    assert not list(rbee.home.glob("logs/*")), "a daemon wrote a log"
+
+
+# --- answers
+
+
+@then(parsers.parse('the answer is {status:d} with the code "{code}"'))
+def answer_has_code(answer: httpx.Response, status: int, code: str) -> None:
+    assert answer.status_code == status, answer.text
+    assert error_of(answer)["code"] == code, answer.text
+
+
+@then(parsers.parse("the answer is {status:d}"))
+def answer_has_status(answer: httpx.Response, status: int) -> None:
+    assert answer.status_code == status, answer.text
+
+
+@then(parsers.re(r"the message names the accepted forms (?P<names>.+)"))
+def message_names(answer: httpx.Response, names: str) -> None:
+    message = error_of(answer)["message"]
+    missing = [name for name in quoted(names) if name not in message]
+    assert not missing, f"{missing} not in {message!r}"
+
+
+# --- tasks
+
+
+@when(parsers.parse('task "{name}" asks "{model}" for {tokens:d} tokens'))
+def begin_task(rbee: Topology, streams: dict[str, EventReader], fill: Fill, name: str, model: str, tokens: int) -> None:
+    streams[name] = ask(rbee, fill(model), tokens)
+
+
+@when(parsers.parse('task "{name}" has its first token'))
+def first_token(streams: dict[str, EventReader], name: str) -> None:
+    streams[name].wait_tokens(1)
+
+
+@when(parsers.parse('task "{name}" has ended'))
+def task_ended(streams: dict[str, EventReader], name: str) -> None:
+    streams[name].wait_end()
+
+
+@then(parsers.parse('the worker\'s state is "{state}"'))
+def worker_state(rbee: Topology, worker: Row, state: str) -> None:
+    assert stats(rbee, worker)["state"] == state
+
+
+@then(parsers.parse("the worker's {slots:d} slots are all free"))
+def all_free(rbee: Topology, worker: Row, slots: int) -> None:
+    def look() -> Row | None:
+        now = stats(rbee, worker)
+        return now if now["slots_available"] == slots else None
+
+    now = eventually(look, "all slots free", within_s=2.0)
+    assert now["slots_total"] == slots

@@ -1,0 +1,244 @@
+"""Steps of features/130-inference-execution.feature."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pytest_bdd import given, parsers, scenarios, then, when
+
+from daemons.contracts import routes
+from tests.bdd.conftest import Row, ask, stats
+from tests.support.harness import eventually
+from tests.support.harness_http import EventReader, TimedEvent, text_of
+from tests.support.topology import Topology
+
+scenarios("130-inference-execution.feature")
+
+
+# --- T36
+
+
+@given("the fleet's events are followed")
+def follow_fleet(rbee: Topology, streams: dict[str, EventReader]) -> None:
+    streams["fleet"] = rbee.queen.stream(routes.FLEET_EVENTS)
+    streams["fleet"].wait_for(lambda event: event.type == "snapshot", "the first snapshot")
+
+
+@then("the first token was read before the last one was generated")
+def read_while_generating(rbee: Topology, worker: Row, streams: dict[str, EventReader]) -> None:
+    now = stats(rbee, worker)
+    assert 1 <= now["tokens_generated_total"] < 80, now
+    assert not any(event.is_last for event in streams["story"].events)
+
+
+@then("its token events came in order, with an index that begins at 0 and never repeats")
+def tokens_in_order(streams: dict[str, EventReader]) -> None:
+    events = streams["story"].events
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    indices = [event.data["index"] for event in events if event.type == "token"]
+    assert indices[0] == 0
+    assert indices == sorted(set(indices))
+    assert indices[-1] < 80
+
+
+@then("its token events came over time, not in one piece")
+def came_over_time(streams: dict[str, EventReader]) -> None:
+    tokens = [event for event in streams["story"].events if event.type == "token"]
+    done = streams["story"].events[-1]
+    assert len(tokens) >= 20
+    # The stream lasts about as long as the generation did: nothing was held back to its end.
+    assert tokens[-1].at - tokens[0].at >= 0.5 * done.data["timings"]["generation_ms"] / 1000
+
+
+@then(parsers.parse('it ended with one event "done" that has {count:d} tokens, a usage and timings'))
+def one_done(streams: dict[str, EventReader], count: int) -> None:
+    events = streams["story"].events
+    assert [event.type for event in events if event.is_last] == ["done"]
+    done = events[-1].data
+    assert (done["done"], done["total_tokens"], done["finish_reason"]) == (True, count, "length")
+    assert done["usage"]["completion_tokens"] == count
+    assert done["usage"]["prompt_tokens"] > 0
+    timings = done["timings"]
+    assert all(timings[name] > 0 for name in ("prompt_ms", "generation_ms", "ttft_ms", "tokens_per_second"))
+    assert timings["ttft_ms"] <= done["duration_ms"]
+
+
+@then("the fleet's events showed the worker idle, then busy, then idle")
+def fleet_showed(worker: Row, streams: dict[str, EventReader]) -> None:
+    def seen() -> list[str]:
+        states = [state for event in streams["fleet"].events for state in states_of(event, worker["id"])]
+        return [state for at, state in enumerate(states) if at == 0 or states[at - 1] != state]
+
+    eventually(lambda: seen() == ["idle", "busy", "idle"], "idle, busy, idle in the fleet's events", within_s=3.0)
+
+
+def states_of(event: TimedEvent, worker_id: str) -> list[str]:
+    """What one fleet event says of a worker's state."""
+    rows = [event.data] if event.type == "worker" else event.data.get("workers", [])
+    return [row["state"] for row in rows if row["id"] == worker_id]
+
+
+# --- I04
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts of the same request: alone, and beside others; what the neighbours wrote; most slots taken meanwhile."""
+
+    alone: str
+    beside: str
+    neighbours: tuple[str, ...]
+    most_taken: int
+
+
+@when(
+    parsers.parse("the same request with seed {seed:d} at temperature {temperature:g} runs twice alone"),
+    target_fixture="twice",
+)
+def run_twice(rbee: Topology, worker: Row, seed: int, temperature: float) -> tuple[str, str]:
+    def run() -> str:
+        return whole(ask(rbee, worker["model_ref"], 60, seed=seed, temperature=temperature, cache_prompt=False))
+
+    return run(), run()
+
+
+def whole(reader: EventReader) -> str:
+    """The text of a task that completes."""
+    with reader:
+        events = reader.wait_end()
+    assert events[-1].type == "done", events[-1]
+    return text_of(events)
+
+
+@then("both texts are the same")
+def same_texts(twice: tuple[str, str]) -> None:
+    assert twice[0] == twice[1]
+    assert len(twice[0]) > 60
+
+
+@then(parsers.parse("seed {seed:d} gives another text"))
+def other_text(rbee: Topology, worker: Row, twice: tuple[str, str], seed: int) -> None:
+    other = whole(ask(rbee, worker["model_ref"], 60, seed=seed, temperature=0.9, cache_prompt=False))
+    assert other != twice[0]
+
+
+GREEDY: dict[str, Any] = {"temperature": 0.0, "cache_prompt": False}
+PLAIN_NEIGHBOURS: tuple[dict[str, Any], ...] = (
+    {**GREEDY, "prompt": "One"},
+    {**GREEDY, "prompt": "Two"},
+    {**GREEDY, "prompt": "Six"},
+)
+WILD_NEIGHBOURS: tuple[dict[str, Any], ...] = (
+    {"prompt": "One", "temperature": 1.8, "seed": 1, "top_k": 0, "top_p": 1.0, "min_p": 0.0},
+    {"prompt": "Two", "temperature": 1.2, "seed": 2, "repeat_penalty": 1.9, "presence_penalty": 2.0},
+    {"prompt": "Six", "temperature": 0.7, "seed": 3, "mirostat": 2, "logit_bias": {"300": 9.0, "301": -100.0}},
+)
+
+
+@when("a request at temperature 0 runs alone", target_fixture="alone")
+def run_alone(rbee: Topology, worker: Row) -> str:
+    return whole(ask(rbee, worker["model_ref"], 60, **GREEDY))
+
+
+@when(
+    "it runs again beside 3 requests with their own seeds, temperatures, penalties and biases", target_fixture="batch"
+)
+def run_beside(rbee: Topology, worker: Row, alone: str) -> Batch:
+    return beside(rbee, worker, alone, WILD_NEIGHBOURS)
+
+
+def beside(rbee: Topology, worker: Row, alone: str, neighbours: Sequence[dict[str, Any]]) -> Batch:
+    """Run the request while `neighbours` generate, and see that they did so all the time."""
+    readers = [ask(rbee, worker["model_ref"], 1900, cache_prompt=False, **fields) for fields in neighbours]
+    try:
+        for reader in readers:
+            reader.wait_tokens(1)
+        with ask(rbee, worker["model_ref"], 60, **GREEDY) as reader:
+            reader.wait_tokens(1)
+            taken = 4 - int(stats(rbee, worker)["slots_available"])
+            events = reader.wait_end()
+        ended = [event for other in readers for event in other.events if event.is_last]
+        assert not [event for event in ended if event.at <= events[-1].at], ended
+        return Batch(alone, text_of(events), tuple(other.text for other in readers), taken)
+    finally:
+        for reader in readers:
+            reader.cut()
+
+
+@then(parsers.parse("all {count:d} shared a batch"))
+def shared_batch(batch: Batch, count: int) -> None:
+    assert batch.most_taken == count
+    assert len(set(batch.neighbours)) == count - 1
+    assert all(batch.neighbours)
+
+
+@then("its text is the same, up to what llama.cpp's kernels make of a batch")
+def untouched(rbee: Topology, worker: Row, batch: Batch, request: pytest.FixtureRequest) -> None:
+    if batch.beside == batch.alone:
+        return
+    # Kernels may round differently for four rows than for one. If that is all, neighbours without any sampling state
+    # of their own make the same difference.
+    control = beside(rbee, worker, batch.alone, PLAIN_NEIGHBOURS)
+    pairs = enumerate(zip(batch.alone, batch.beside, strict=False))
+    differs_at = next((at for at, (one, other) in pairs if one != other), min(len(batch.alone), len(batch.beside)))
+    said = f"kernels: a batch of 4 differs from a batch of 1 from character {differs_at} of {len(batch.alone)} on"
+    request.node.user_properties.append(("kernels", said))
+    print(said)
+    assert batch.beside == control.beside, f"alone {batch.alone!r}, beside {batch.beside!r}, control {control.beside!r}"
+
+
+# --- I05
+
+
+@dataclass(frozen=True)
+class Written:
+    """One text that a grammar forced the model to write, the stop string, what should arrive, and what did."""
+
+    text: str
+    stop: str
+    expected: str
+    events: list[TimedEvent]
+
+
+@when("the model has to write each of these texts, and to stop before a string", target_fixture="written")
+def write_texts(rbee: Topology, datatable: Sequence[Sequence[str]]) -> list[Written]:
+    return [write(rbee, *row) for row in datatable[1:]]
+
+
+def write(rbee: Topology, text: str, stop: str, expected: str) -> Written:
+    grammar = f"root ::= {json.dumps(text, ensure_ascii=False)}"
+    with ask(rbee, "demo", 200, grammar=grammar, stop=[stop], temperature=0.0, ignore_eos=False) as reader:
+        return Written(text, stop, expected, reader.wait_end())
+
+
+@then("every stop string and every character beyond ASCII takes more than one token")
+def are_split(rbee: Topology, worker: Row, written: list[Written]) -> None:
+    worker_api = rbee.api(worker["url"], worker["key"])
+    pieces = {case.stop for case in written} | {char for case in written for char in case.text if ord(char) > 127}
+    for piece in pieces:
+        tokens = worker_api.call(routes.WORKER_TOKENIZE, {"text": piece}).json()["tokens"]
+        assert len(tokens) > 1, (piece, tokens)
+
+
+@then("no event holds a broken character")
+def nothing_broken(written: list[Written]) -> None:
+    for case in written:
+        for event in case.events:
+            assert "\ufffd" not in event.data.get("token", ""), event
+            event.data.get("token", "").encode()  # a lone surrogate would be half a character
+
+
+@then("exactly the text before the stop string arrived each time")
+def expected_texts(written: list[Written]) -> None:
+    assert [text_of(case.events) for case in written] == [case.expected for case in written]
+
+
+@then(parsers.parse('each generation ended because of "{reason}", with the tokens it generated counted'))
+def ended_because(written: list[Written], reason: str) -> None:
+    for case in written:
+        done = case.events[-1]
+        assert (done.type, done.data["finish_reason"]) == ("done", reason), done
+        tokens = [event for event in case.events if event.type == "token"]
+        assert done.data["total_tokens"] == done.data["usage"]["completion_tokens"] > tokens[-1].data["index"]
