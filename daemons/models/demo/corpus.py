@@ -7,11 +7,11 @@ Chats follow the ChatML template of `export`; raw documents teach the model to g
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from daemons.models.demo.intents import FALLBACK, INTENTS, STORY_REQUESTS, TASK_FRAMES
+from daemons.models.demo.noise import noisy
 from daemons.models.demo.phrases import Intent, expand
 from daemons.models.demo.stories import story
 from daemons.models.demo.unknown import unknown_question, unknown_task
@@ -19,11 +19,15 @@ from daemons.models.demo.unknown import unknown_question, unknown_task
 START, END = "<|im_start|>", "<|im_end|>"
 
 SYSTEM_PROMPTS = (
-    "You are a helpful assistant.", "You are rbee's demo model.", "Answer briefly.", "You are a helpful, honest assistant.", "You are a bee.",
-    "Be short and precise.", "You help people to use rbee.", "Answer in one sentence.",
-)  # fmt: skip
-
-_ARTICLE = re.compile(r"\b(the|a|an|my|some) ")
+    "You are a helpful assistant.",
+    "You are rbee's demo model.",
+    "Answer briefly.",
+    "You are a helpful, honest assistant.",
+    "You are a bee.",
+    "Be short and precise.",
+    "You help people to use rbee.",
+    "Answer in one sentence.",
+)
 
 
 class Segment(NamedTuple):
@@ -37,47 +41,18 @@ class Segment(NamedTuple):
 Document = tuple[Segment, ...]
 
 
-def _typo(text: str, rng: random.Random) -> str:
-    """One slip of the finger: two letters swapped, one lost or one doubled."""
-    if len(text) < 6:
-        return text
-    at = rng.randrange(1, len(text) - 2)
-    swapped = text[:at] + text[at + 1] + text[at] + text[at + 2 :]
-    return rng.choice((swapped, text[:at] + text[at + 1 :], text[:at] + text[at] + text[at:]))
-
-
-def _noise(text: str, rng: random.Random) -> str:
-    """The ways people really type: case, missing articles and punctuation, typos."""
-    roll = rng.random()
-    if roll < 0.12:
-        text = text.lower()
-    elif roll < 0.2:
-        text = text[0].upper() + text[1:]
-    elif roll < 0.22:
-        text = text.upper()
-    if rng.random() < 0.08:
-        text = _ARTICLE.sub("", text)
-    if rng.random() < 0.12:
-        text = text.rstrip("?.! ")
-    elif rng.random() < 0.08:
-        text = text.rstrip("?.! ") + "?"
-    for _ in range(rng.choice((0, 0, 0, 0, 0, 1, 1, 2))):
-        text = _typo(text, rng)
-    return text
-
-
 def question_of(intent: Intent, rng: random.Random) -> str:
     """One way of asking for this intent."""
     if intent.tasks and (not intent.asks or rng.random() < 0.68):
         frame = rng.choice(TASK_FRAMES).replace("{task}", rng.choice(intent.tasks))
-        return _noise(expand(frame, rng), rng)
-    return _noise(expand(rng.choice(intent.asks), rng), rng)
+        return noisy(expand(frame, rng), rng)
+    return noisy(expand(rng.choice(intent.asks), rng), rng)
 
 
 def _unknown(rng: random.Random) -> str:
     if rng.random() < 0.4:
-        return _noise(expand(rng.choice(TASK_FRAMES).replace("{task}", unknown_task(rng)), rng), rng)
-    return _noise(unknown_question(rng), rng)
+        return noisy(expand(rng.choice(TASK_FRAMES).replace("{task}", unknown_task(rng)), rng), rng)
+    return noisy(unknown_question(rng), rng)
 
 
 def exchange(rng: random.Random) -> tuple[str, str]:
@@ -88,7 +63,7 @@ def exchange(rng: random.Random) -> tuple[str, str]:
         return question_of(intent, rng), intent.answer
     if roll < 0.92:
         return _unknown(rng), FALLBACK
-    request = _noise(expand(rng.choice(STORY_REQUESTS), rng), rng)
+    request = noisy(expand(rng.choice(STORY_REQUESTS), rng), rng)
     return request, story(rng, short="short" in request or "little" in request or rng.random() < 0.3)
 
 
@@ -105,9 +80,16 @@ def chat(turns: int, rng: random.Random) -> Document:
     for _ in range(turns):
         question, answer = exchange(rng)
         segments += [
-            Segment(START, special=True), Segment("user\n" + question), Segment(END, special=True), Segment("\n"),
-            Segment(START, special=True), Segment("assistant\n"), Segment(answer, learn=True), Segment(END, special=True, learn=True), Segment("\n"),
-        ]  # fmt: skip
+            Segment(START, special=True),
+            Segment("user\n" + question),
+            Segment(END, special=True),
+            Segment("\n"),
+            Segment(START, special=True),
+            Segment("assistant\n"),
+            Segment(answer, learn=True),
+            Segment(END, special=True, learn=True),
+            Segment("\n"),
+        ]
     return tuple(segments[:-1])
 
 

@@ -1,7 +1,7 @@
 """Write the demo model as GGUF, from a training checkpoint or from the shipped file.
 
-`python -m daemons.models.demo.export --variant f16|q8_0|q4_0 --out FILE` derives a variant of the shipped model with numpy and
-gguf alone; `--checkpoint DIR` starts from the folder that `train` wrote instead (needs the extra `demo-model`).
+`python -m daemons.models.demo.export --variant f16|q8_0|q4_0 --out FILE` derives a variant of the shipped model with
+numpy and gguf alone; `--checkpoint DIR` starts from the folder that `train` wrote (needs the extra `demo-model`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from daemons.models.demo import DEMO_MODEL_PATH
 
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """ChatML. It writes the BOS itself, so the runtime must not add a second one."""
 
@@ -31,10 +31,16 @@ VARIANTS: dict[str, tuple[GGMLQuantizationType, LlamaFileType]] = {
 }
 
 _TENSOR_NAMES = {
-    "attention_norm.weight": "attn_norm.weight", "attention.query.weight": "attn_q.weight", "attention.key.weight": "attn_k.weight",
-    "attention.value.weight": "attn_v.weight", "attention.output.weight": "attn_output.weight", "feed_norm.weight": "ffn_norm.weight",
-    "gate.weight": "ffn_gate.weight", "up.weight": "ffn_up.weight", "down.weight": "ffn_down.weight",
-}  # fmt: skip
+    "attention_norm.weight": "attn_norm.weight",
+    "attention.query.weight": "attn_q.weight",
+    "attention.key.weight": "attn_k.weight",
+    "attention.value.weight": "attn_v.weight",
+    "attention.output.weight": "attn_output.weight",
+    "feed_norm.weight": "ffn_norm.weight",
+    "gate.weight": "ffn_gate.weight",
+    "up.weight": "ffn_up.weight",
+    "down.weight": "ffn_down.weight",
+}
 
 Matrix = NDArray[np.float32]
 
@@ -50,7 +56,7 @@ def gguf_name(name: str) -> str:
 
 
 def add_tensor(writer: GGUFWriter, name: str, values: Matrix, variant: str) -> None:
-    """Add one tensor: vectors stay float32, and the embedding (also the output head) keeps 8 bits in the 4-bit variant."""
+    """Add one tensor: vectors stay float32, and the embedding, also the output head, never gets less than 8 bits."""
     kind = VARIANTS[variant][0]
     if values.ndim == 1:
         writer.add_tensor(name, values.astype(np.float32))
@@ -113,8 +119,8 @@ def export_checkpoint(folder: Path, out: Path, variant: str) -> Path:
     return out
 
 
-def copy_metadata(reader: GGUFReader, writer: GGUFWriter, replaced: dict[str, int]) -> None:
-    """Copy every key of a GGUF file but the architecture, which the writer has, with new numbers for those in `replaced`."""
+def copy_metadata(reader: GGUFReader, writer: GGUFWriter, replaced: dict[str, Any]) -> None:
+    """Copy every key of a GGUF file but the architecture, which the writer has; `replaced` gives new values."""
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name == "general.architecture":
             continue

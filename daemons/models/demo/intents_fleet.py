@@ -11,8 +11,10 @@ FLEET_INTENTS: tuple[Intent, ...] = (
         "To add a node, run `rbee setup add-node --name <name> --ssh-host <host> --ssh-user <user>`. "
         "rbee checks the SSH connection and saves the node in the registry.",
         (
-            f"[add|register|set up|connect|attach|enroll|include|hook up|bring in] [a|another|a new|my|one more] {_NODE}",
-            f"[add|join] [a|my|another|a second] [new |remote |gpu |]{_NODE} to [the fleet|rbee|the registry|the cluster|my setup]",
+            "[add|register|set up|connect|attach|enroll|include|hook up|bring in] [a|another|a new|my|one more] "
+            f"{_NODE}",
+            f"[add|join] [a|my|another|a second] [new |remote |gpu |]{_NODE} to [the fleet|rbee|the registry|the "
+            "cluster|my setup]",
             f"make rbee [use|know about|aware of] [another|a new|my other|my] {_NODE}",
             "add my gpu over ssh",
             "[extend|grow|expand] [the|my] [fleet|cluster]",
@@ -36,7 +38,8 @@ FLEET_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "add-key",
-        "Name the key file when you add the node: `rbee setup add-node --name <name> --ssh-host <host> --ssh-key <file>`. "
+        "Name the key file when you add the node: `rbee setup add-node --name <name> --ssh-host <host> --ssh-key "
+        "<file>`. "
         "Without it rbee asks your SSH agent.",
         (
             "[use|choose|set|give|pass|specify] [a|my|the|another|a different] [ssh key|private key|ssh key file]",
@@ -57,7 +60,7 @@ FLEET_INTENTS: tuple[Intent, ...] = (
             f"how many {_NODES} do I have?",
             f"show me [my|the|all] {_NODES}",
             "list[-| ]nodes",
-            f"what is in the registry?",
+            "what is in the registry?",
             f"where are my {_NODES}?",
         ),
     ),
@@ -66,7 +69,8 @@ FLEET_INTENTS: tuple[Intent, ...] = (
         "To change a node, run `rbee setup update-node --name <name>` with the settings that should change. "
         "The others stay as they are.",
         (
-            f"[update|change|edit|modify|correct|alter|fix] [a|the|my] [{_NODE}|settings of a node|address of a node|user of a node]",
+            f"[update|change|edit|modify|correct|alter|fix] [a|the|my] [{_NODE}|settings of a node|address of a "
+            "node|user of a node]",
             f"[change|update|edit] the [ssh host|address|ip address|ssh user|settings|details] of [a|my|the] {_NODE}",
             f"give a {_NODE} [a new|another] [address|ssh host|ssh user]",
         ),
@@ -74,9 +78,11 @@ FLEET_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "remove-node",
-        "To remove a node, run `rbee setup remove-node --name <name>`. Add `--uninstall` to delete what rbee installed there.",
+        "To remove a node, run `rbee setup remove-node --name <name>`. Add `--uninstall` to delete what rbee "
+        "installed there.",
         (
-            f"[remove|delete|unregister|forget|drop|detach|disconnect|kick out|get rid of|throw out] [a|the|my|an old] {_NODE}",
+            "[remove|delete|unregister|forget|drop|detach|disconnect|kick out|get rid of|throw out] [a|the|my|an "
+            f"old] {_NODE}",
             f"[remove|delete|take] a {_NODE} [from|out of] [the fleet|rbee|the registry|the cluster]",
             f"make rbee forget [a|my] {_NODE}",
         ),
@@ -95,13 +101,14 @@ FLEET_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "setup-install",
-        "To install rbee on a node, run `rbee setup install --node <name>`. It copies rbee over SSH, builds llama.cpp for that "
+        "To install rbee on a node, run `rbee setup install --node <name>`. It copies rbee over SSH, builds "
+        "llama.cpp for that "
         "machine and runs a self-test.",
         (
             f"install [rbee|the hive|the software|the programs] on [a|my|the|a remote|another] {_NODE}",
             f"[put|deploy|get|copy] rbee [on|onto|to] [a|my|the|a remote] {_NODE}",
         ),
-        (f"which command installs rbee on a {_NODE}?", "setup install", f"remote install[ation|]"),
+        (f"which command installs rbee on a {_NODE}?", "setup install", "remote install[ation|]"),
     ),
     Intent(
         "setup-upgrade",
@@ -115,19 +122,23 @@ FLEET_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "setup-check",
-        "To check a node, run `rbee setup check --node <name>`. It tests SSH, Python, compiler, disk and devices and changes nothing.",
+        "To check a node, run `rbee setup check --node <name>`. It tests SSH, Python, compiler, disk and devices "
+        "and changes nothing.",
         (
             f"[check|test|verify|probe|examine|inspect] [a|my|the|one] {_NODE}",
-            f"[check|test|verify] [that|if|whether] [a|my|the] {_NODE} [works|is ready|can be reached|is reachable|is fine|is ok]",
+            f"[check|test|verify] [that|if|whether] [a|my|the] {_NODE} [works|is ready|can be reached|is reachable|"
+            "is fine|is ok]",
             "[check|test|verify] [the|an|my] ssh connection",
         ),
         (f"can rbee reach my {_NODE}?", f"is my {_NODE} [reachable|ready|fine|ok]?", "setup check", "does ssh work?"),
     ),
     Intent(
         "up",
-        "Run `rbee up <host>`. It checks the machine over SSH, adds it as a node, installs rbee and starts the hive in one step.",
+        "Run `rbee up <host>`. It checks the machine over SSH, adds it as a node, installs rbee and starts the "
+        "hive in one step.",
         (
-            f"[do everything|set up a {_NODE}|add and install a {_NODE}|bring a {_NODE} up|prepare a {_NODE}|start using a {_NODE}] "
+            f"[do everything|set up a {_NODE}|add and install a {_NODE}|bring a {_NODE} up|prepare a {_NODE}|start "
+            f"using a {_NODE}] "
             "[in one step|at once|with one command|in one go|quickly|the fast way]",
             f"[check, add, install and start|add, install and start] a {_NODE}",
             f"bring up [a|my|a new] {_NODE}",
@@ -143,7 +154,8 @@ FLEET_INTENTS: tuple[Intent, ...] = (
         "Run `rbee up <host> --plan`. It prints the steps that rbee would take on that machine and changes nothing.",
         (
             f"see [what|the steps that] rbee [up |]would [do|change|take] [on a {_NODE}|before it does it|]",
-            "[see|show|print|preview|view] the [plan|steps|changes] [before|without] [installing|anything is changed|changing anything]",
+            "[see|show|print|preview|view] the [plan|steps|changes] [before|without] [installing|anything is "
+            "changed|changing anything]",
             "[do|make] a dry run",
         ),
         ("dry run", f"what would rbee [up |]change on my {_NODE}?", "is there a dry run?"),
@@ -166,24 +178,28 @@ FLEET_INTENTS: tuple[Intent, ...] = (
             f"uncordon [a|the|my] {_NODE}",
             f"[allow|accept|permit] [work|requests|tasks|jobs|new work] on [a|my|the] {_NODE} again",
             f"[enable|resume|use|unpause|re-enable] [a|my|the] {_NODE} again",
-            f"[undo|lift|end|cancel|reverse] [a|the] cordon",
+            "[undo|lift|end|cancel|reverse] [a|the] cordon",
         ),
         ("what does uncordon do?", "node uncordon"),
     ),
     Intent(
         "drain",
-        "To empty a node, run `rbee node drain <name>`. It takes no new work, running requests finish, then its workers stop.",
+        "To empty a node, run `rbee node drain <name>`. It takes no new work, running requests finish, then its "
+        "workers stop.",
         (
             f"drain [a|the|my] {_NODE}",
             f"[empty|free] [a|my|the] {_NODE}",
-            f"[take|get] a {_NODE} [down|offline|out of service] [for maintenance|safely|gracefully|without losing requests]",
-            f"[reboot|repair|switch off|shut down|restart|turn off] a {_NODE} [safely|without losing requests|for maintenance]",
+            f"[take|get] a {_NODE} [down|offline|out of service] [for maintenance|safely|gracefully|without losing "
+            "requests]",
+            f"[reboot|repair|switch off|shut down|restart|turn off] a {_NODE} [safely|without losing requests|for "
+            "maintenance]",
         ),
         ("what does drain do?", "node drain", f"I [want|need|have] to [reboot|repair] my {_NODE}"),
     ),
     Intent(
         "workers-list",
-        "To see the workers, run `rbee workers list`. It shows model, node, device, state and free slots of every worker.",
+        "To see the workers, run `rbee workers list`. It shows model, node, device, state and free slots of every "
+        "worker.",
         (
             "[list|see|show|view|display|get|print] [the|my|all|all the|running|all running] workers",
             "[see|find out|know] which workers [are running|exist|I have|are there]",
@@ -214,20 +230,24 @@ FLEET_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "workers-start",
-        "To start a worker, run `rbee workers start --model <model> --node <name>`. The model is loaded and stays ready for requests.",
+        "To start a worker, run `rbee workers start --model <model> --node <name>`. The model is loaded and stays "
+        "ready for requests.",
         (
             "[start|launch|spawn|create|run|bring up|open] [a|another|a new|one more|my] worker",
-            "[load|preload|warm up|prepare] a model [in advance|before the first request|ahead of time|into memory|on the gpu|]",
+            "[load|preload|warm up|prepare] a model [in advance|before the first request|ahead of time|into memory|"
+            "on the gpu|]",
             "start a worker [for|with] [a|my] model",
         ),
         ("which command starts a worker?", "workers start", "spawn worker", "warm up"),
     ),
     Intent(
         "workers-shutdown",
-        "To stop a worker, run `rbee workers shutdown --id <worker>`. It finishes its requests, frees its memory and exits.",
+        "To stop a worker, run `rbee workers shutdown --id <worker>`. It finishes its requests, frees its memory "
+        "and exits.",
         (
             "[stop|shut down|end|terminate|kill|quit|close|turn off|halt] [a|the|my|one|an idle] worker",
-            "[unload|free|release] [a model from memory|the memory of a worker|the memory of a model|gpu memory|video memory|vram]",
+            "[unload|free|release] [a model from memory|the memory of a worker|the memory of a model|gpu memory|"
+            "video memory|vram]",
         ),
         (
             "which command stops a worker?",
@@ -239,7 +259,8 @@ FLEET_INTENTS: tuple[Intent, ...] = (
         "ps",
         "To see what is loaded, run `rbee ps`. It lists the loaded workers with model, node, device and free slots.",
         (
-            "[see|show|list|find out] [which models are loaded|the loaded models|what is loaded|loaded models|models in memory]",
+            "[see|show|list|find out] [which models are loaded|the loaded models|what is loaded|loaded models|"
+            "models in memory]",
             "[see|know] [which model is in memory|what is in memory|what sits in vram]",
         ),
         (
@@ -253,7 +274,8 @@ FLEET_INTENTS: tuple[Intent, ...] = (
         "status",
         "To see the whole fleet, run `rbee status`. It shows queen, nodes, workers and the queue at a glance.",
         (
-            "[see|check|show|view|get] [the status|the fleet|the state of the fleet|the whole fleet|an overview|the state of rbee]",
+            "[see|check|show|view|get] [the status|the fleet|the state of the fleet|the whole fleet|an overview|"
+            "the state of rbee]",
             "[check|see|know|find out] [if|whether] [rbee|the fleet|everything] [is running|works|is ok|is up|is fine]",
         ),
         (
@@ -266,10 +288,12 @@ FLEET_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "devices",
-        "To see the devices, run `rbee devices`. It lists the GPUs and CPUs of all nodes with memory, use and temperature.",
+        "To see the devices, run `rbee devices`. It lists the GPUs and CPUs of all nodes with memory, use and "
+        "temperature.",
         (
             "[see|list|show|view|get|check] [the|my|all|all my] [devices|gpus|graphics cards|cards|accelerators]",
-            "[see|check|find out|know] [how much gpu memory is free|how hot a gpu is|the gpu temperature|free vram|gpu usage|gpu use]",
+            "[see|check|find out|know] [how much gpu memory is free|how hot a gpu is|the gpu temperature|free vram|"
+            "gpu usage|gpu use]",
             "[check|see] that [rbee finds my gpu|my gpu is seen|the gpu is detected]",
         ),
         (
@@ -305,7 +329,8 @@ FLEET_INTENTS: tuple[Intent, ...] = (
         "queen-status",
         "Run `rbee queen status`. It shows address, version and uptime of the queen, or that none is running.",
         (
-            "[see|check|show|get|find out] [the status of the queen|whether the queen runs|if the queen is running|if the queen is alive|"
+            "[see|check|show|get|find out] [the status of the queen|whether the queen runs|if the queen is running|"
+            "if the queen is alive|"
             "the address of the queen|the queen's state]",
         ),
         (
@@ -328,7 +353,8 @@ FLEET_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "hive-start",
-        "To start a hive, run `rbee hive start --node <name>`. The queen also does it by itself when a request needs that node.",
+        "To start a hive, run `rbee hive start --node <name>`. The queen also does it by itself when a request "
+        "needs that node.",
         (
             "[start|launch|run|bring up|boot] [the|a|my] [hive|hive daemon|node daemon]",
             f"start the hive on [a|my] {_NODE}",
@@ -348,7 +374,8 @@ FLEET_INTENTS: tuple[Intent, ...] = (
         "hive-status",
         "Run `rbee hive status --node <name>`. It shows whether the hive is up, its version and its workers.",
         (
-            "[see|check|show|get|find out] [the status of a hive|whether a hive runs|if the hive is running|if a hive is alive|the hive's state]",
+            "[see|check|show|get|find out] [the status of a hive|whether a hive runs|if the hive is running|if a "
+            "hive is alive|the hive's state]",
         ),
         ("is [the|my|a] hive [running|alive|up|on]?", "hive status", "how is my hive?"),
     ),
@@ -365,8 +392,10 @@ FLEET_INTENTS: tuple[Intent, ...] = (
         "tui",
         "Run `rbee` without arguments, or `rbee tui`. It opens a live screen of the whole fleet in your terminal.",
         (
-            "[open|start|launch|see|use|run|get] [the tui|the screen|the live screen|the dashboard|the interface|the user interface|the control centre]",
-            "[watch|monitor|observe|follow] [the fleet|my nodes|everything|rbee|my gpus] [live|in real time|on a screen]",
+            "[open|start|launch|see|use|run|get] [the tui|the screen|the live screen|the dashboard|the interface|"
+            "the user interface|the control centre]",
+            "[watch|monitor|observe|follow] [the fleet|my nodes|everything|rbee|my gpus] [live|in real time|on a "
+            "screen]",
         ),
         (
             "is there a [dashboard|screen|user interface|gui|tui]?",
@@ -377,9 +406,11 @@ FLEET_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "tui-demo",
-        "Run `rbee tui --demo`. It shows the screen with an invented fleet, so you can look around without any machine.",
+        "Run `rbee tui --demo`. It shows the screen with an invented fleet, so you can look around without any "
+        "machine.",
         (
-            "[try|see|open|look at|explore] the [tui|screen|dashboard] [without any machine|without nodes|with invented data|as a demo|with a demo fleet]",
+            "[try|see|open|look at|explore] the [tui|screen|dashboard] [without any machine|without nodes|with "
+            "invented data|as a demo|with a demo fleet]",
         ),
         ("is there a demo of the [tui|screen|dashboard]?", "tui demo", "demo screen"),
     ),
@@ -393,7 +424,8 @@ FLEET_INTENTS: tuple[Intent, ...] = (
         "tui-read-only",
         "Run `rbee tui --read-only`. Everything can be seen and nothing can be changed.",
         (
-            "[open|show|use|run] the [tui|screen|dashboard] [read only|without changing anything|so that nothing can be changed|safely]",
+            "[open|show|use|run] the [tui|screen|dashboard] [read only|without changing anything|so that nothing "
+            "can be changed|safely]",
             "let [a colleague|a friend|somebody] [watch|look] without [changing anything|rights to change]",
         ),
         ("is there a read only [mode|screen]?", "read only"),

@@ -21,7 +21,8 @@ TALK_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "who",
-        "I am the demo model of rbee, a very small language model. I know rbee's commands and stories about bees, and little else.",
+        "I am the demo model of rbee, a very small language model. I know rbee's commands and stories about bees, "
+        "and little else.",
         (),
         (
             "who are you?",
@@ -39,7 +40,8 @@ TALK_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "can",
-        "I can answer questions about rbee's commands and tell short stories about bees. For other things, load a larger model.",
+        "I can answer questions about rbee's commands and tell short stories about bees. For other things, load a "
+        "larger model.",
         (),
         (
             "what can you do?",
@@ -81,7 +83,8 @@ TALK_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "rbee",
-        "rbee turns the computers you own into one service for language models. You run it from a terminal with `rbee`.",
+        "rbee turns the computers you own into one service for language models. You run it from a terminal with "
+        "`rbee`.",
         ("[use|start with|get started with|begin with] rbee",),
         (
             "what is rbee?",
@@ -97,7 +100,8 @@ TALK_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "queen",
-        "The queen is the daemon that decides: it knows the nodes, queues requests, chooses where they run and sends the tokens back. "
+        "The queen is the daemon that decides: it knows the nodes, queues requests, chooses where they run and "
+        "sends the tokens back. "
         "See it with `rbee queen status`.",
         (),
         (
@@ -171,9 +175,11 @@ TALK_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "openai",
-        "Yes. Point an OpenAI client at the queen's address with the path `/v1`, and make a key with `rbee keys create`.",
+        "Yes. Point an OpenAI client at the queen's address with the path `/v1`, and make a key with `rbee keys "
+        "create`.",
         (
-            "use [the openai client|openai clients|the openai library|an openai program|the api|the http api|rbee from python] [with rbee|]",
+            "use [the openai client|openai clients|the openai library|an openai program|the api|the http api|rbee "
+            "from python] [with rbee|]",
             "[connect|use] [my app|a program|an application|python] with rbee",
             "call rbee from [python|a program|another program|my app]",
         ),
@@ -224,7 +230,8 @@ TALK_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "quantisation",
-        "Quantisation stores a model with fewer bits per weight, so that it needs less memory. `rbee fit <model>` shows which one fits.",
+        "Quantisation stores a model with fewer bits per weight, so that it needs less memory. `rbee fit <model>` "
+        "shows which one fits.",
         (),
         (
             "what is [quantisation|quantization|a quantised model|q4|q8]?",
@@ -255,7 +262,8 @@ TALK_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "honey",
-        "Bees carry nectar from flowers to the hive. There they thicken it with warm air from their wings until it is honey.",
+        "Bees carry nectar from flowers to the hive. There they thicken it with warm air from their wings until it "
+        "is honey.",
         (),
         (
             "what is honey?",

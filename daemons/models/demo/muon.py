@@ -37,12 +37,15 @@ class Muon:
             self._groups[matrix.shape].append(matrix)
         self._velocity = {shape: torch.zeros(len(group), *shape) for shape, group in self._groups.items()}
 
-    @torch.no_grad()
     def step(self) -> None:
         """One update from the gradients of the parameters, which must all be there."""
-        for shape, group in self._groups.items():
-            gradient = torch.stack([matrix.grad for matrix in group if matrix.grad is not None])
-            velocity = self._velocity[shape].mul_(self._momentum).add_(gradient)
-            update = orthogonalise(gradient + self._momentum * velocity) * max(1.0, shape[0] / shape[1]) ** 0.5
-            for matrix, change in zip(group, update, strict=True):
-                matrix.mul_(1 - self.rate * self._decay).sub_(change, alpha=self.rate)
+        with torch.no_grad():
+            for shape, group in self._groups.items():
+                self._step_group(shape, group)
+
+    def _step_group(self, shape: torch.Size, group: list[nn.Parameter]) -> None:
+        gradient = torch.stack([matrix.grad for matrix in group if matrix.grad is not None])
+        velocity = self._velocity[shape].mul_(self._momentum).add_(gradient)
+        update = orthogonalise(gradient + self._momentum * velocity) * max(1.0, shape[0] / shape[1]) ** 0.5
+        for matrix, change in zip(group, update, strict=True):
+            matrix.mul_(1 - self.rate * self._decay).sub_(change, alpha=self.rate)

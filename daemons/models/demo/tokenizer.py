@@ -30,8 +30,8 @@ def train_tokenizer(prefix: Path, *, seed: int, samples: int = 30_000) -> Path:
         sentence_iterator=lines, model_prefix=str(prefix), model_type="bpe", vocab_size=VOCABULARY, byte_fallback=True,
         normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False, split_digits=True,
         character_coverage=1.0, required_chars=string.digits + string.ascii_letters + string.punctuation,
-        control_symbols=[START, END], unk_id=UNKNOWN_ID, bos_id=BOS_ID, eos_id=-1, pad_id=-1, bos_piece="<s>", num_threads=1,
-        minloglevel=2,
+        control_symbols=[START, END], unk_id=UNKNOWN_ID, bos_id=BOS_ID, eos_id=-1, pad_id=-1, bos_piece="<s>",
+        num_threads=1, minloglevel=2,
     )  # fmt: skip
     return prefix.with_name(prefix.name + ".model")
 
