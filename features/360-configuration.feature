@@ -54,9 +54,9 @@ Feature: Settings come from five places, the nearest one wins, and mistakes are 
     And no daemon was started
 
     Examples:
-      | line                          | key         | expected      |
-      | queen = { port = "eighty" }   | queen.port  | valid integer |
-      | queen = { port = 70000 }      | queen.port  | 65535         |
-      | queen = { prot = 8080 }       | queen.prot  | unknown key   |
-      | bees = { count = 3 }          | bees        | unknown key   |
-      | port = 8080                   | port        | [queen]       |
+      | line                         | key               | expected                   |
+      | log = { keep = "many" }      | log.keep          | valid integer              |
+      | queen = { queue_limit = -1 } | queen.queue_limit | greater than or equal to 0 |
+      | queen = { prot = 8080 }      | queen.prot        | unknown key                |
+      | bees = { count = 3 }         | bees              | unknown key                |
+      | port = 8080                  | port              | [queen]                    |

@@ -11,6 +11,7 @@ import pytest
 
 from daemons.kit.procs.identity import ProcessIdentity
 from tests.conftest import StartTopology
+from tests.support.harness import eventually
 from tests.support.topology import Topology
 
 REPEATS = int(os.environ.get("RBEE_TEST_REPEATS", "3"))
@@ -41,10 +42,9 @@ def test_ephemeral_runs_leave_nothing_behind(fresh_topology: StartTopology) -> N
 
 
 def run_once(topology: Topology) -> set[ProcessIdentity]:
-    """One ephemeral run; returns the daemons that were seen while its text came."""
+    """One ephemeral run; returns the daemons that were seen in it."""
     keeper = topology.begin(*COMMAND)
-    keeper.wait_out("")
-    daemons = {identity for identity, line in topology.processes().items() if ".main serve" in line}
+    daemons = eventually(lambda: all_three(topology), "queen, hive and worker run", within_s=30.0)
     finished = keeper.wait()
     assert finished.code == 0, str(finished)
     assert finished.out.strip()
@@ -52,3 +52,9 @@ def run_once(topology: Topology) -> set[ProcessIdentity]:
     assert topology.processes() == {}
     assert not list((topology.home / "run").rglob("*.json"))
     return daemons
+
+
+def all_three(topology: Topology) -> set[ProcessIdentity] | None:
+    """Queen, hive and worker, once all of them run."""
+    daemons = {identity for identity, line in topology.processes().items() if ".main serve" in line}
+    return daemons if len(daemons) == 3 else None

@@ -1,6 +1,7 @@
 """What a scenario saw (processes, HTTP requests), and waiting for a condition instead of sleeping."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -35,7 +36,8 @@ class Evidence:
 
     def __str__(self) -> str:
         processes = [f"pid {identity.pid}: {label}" for identity, label in self.processes.items()]
-        return "\n".join([*processes, *(str(request) for request in self.requests)])
+        requests = [f"{request} ({times} times)" for request, times in Counter(self.requests).items()]
+        return "\n".join([*processes, *requests])
 
 
 class Recorder:

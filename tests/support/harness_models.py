@@ -31,11 +31,11 @@ class ModelShelf:
 
     def steady(self) -> str:
         """A random-weight model that decodes slowly enough to be watched; it never ends by itself."""
-        return self._reference("steady", lambda path: _write_synthetic(path, STEADY_PARAMETERS))
+        return self._reference("steady", lambda path: _write_synthetic(path, STEADY_PARAMETERS, context=5120))
 
     def large(self) -> str:
         """A random-weight model that takes a while to load when it is not memory-mapped."""
-        return self._reference("large", lambda path: _write_synthetic(path, LARGE_PARAMETERS))
+        return self._reference("large", lambda path: _write_synthetic(path, LARGE_PARAMETERS, context=1024))
 
     def _reference(self, name: str, write: Callable[[Path], None]) -> str:
         path = self.folder / f"{name}-{self._origin}.gguf"
@@ -56,7 +56,7 @@ class ModelShelf:
         derive_variant("f16", path)
 
 
-def _write_synthetic(path: Path, parameters: int) -> None:
+def _write_synthetic(path: Path, parameters: int, context: int) -> None:
     from daemons.models.demo.synthetic import write_synthetic
 
-    write_synthetic(path, parameters=parameters, context=8192)
+    write_synthetic(path, parameters=parameters, context=context)
