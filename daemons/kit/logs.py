@@ -69,7 +69,8 @@ def configure_logs(source: str, path: Path, settings: LogSettings) -> None:
     atexit.register(writer.stop)
     root.handlers = [_HandOver(lines)]
     root.setLevel(settings.level.upper())
-    logging.getLogger("uvicorn.access").disabled = True
+    for library in ("httpx", "httpcore", "uvicorn", "asyncio"):
+        logging.getLogger(library).setLevel(logging.WARNING)  # httpx would tell of every request
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -102,7 +103,7 @@ def bind_request_id(request_id: str) -> Mapping[str, Any]:
 
 def log_start_line(**fields: Any) -> None:
     """First line of a daemon: its command line, which never holds a secret."""
-    get_logger().info("started", command=sys.argv, pid=os.getpid(), **fields)
+    get_logger().info("started", command=sys.orig_argv, pid=os.getpid(), **fields)
 
 
 def parse_log_line(line: str, node: str, source: str) -> LogLine:
