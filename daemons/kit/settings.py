@@ -30,6 +30,7 @@ class QueenSettings(_Section):
     port: int = Field(default=8080, ge=0, le=65535, description="port of the queen; 0: any free one")
     local_hive: bool = Field(default=True, description="start a hive on the queen's own machine: the node `local`")
     queue_limit: int = Field(default=100, ge=0, description="tasks that may wait; 0 turns the queue off")
+    program: str = Field(default="", description="program that is started as the queen; empty: this installation's")
 
 
 class HiveSettings(_Section):
@@ -39,6 +40,7 @@ class HiveSettings(_Section):
     cpu_cores: int = Field(default=0, ge=0, description="cores handed out to workers; 0: the physical cores")
     cpu_memory_bytes: int = Field(default=0, ge=0, description="memory handed out to workers; 0: what is free")
     nvml: bool = Field(default=True, description="read live figures of NVIDIA devices")
+    program: str = Field(default="", description="program that is started as a hive; empty: this installation's")
 
 
 class WorkerDefaults(_Section):

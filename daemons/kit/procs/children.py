@@ -52,11 +52,12 @@ def spawn(
     stdin_line: str | None = None,
     pass_fds: Iterable[int] = (),
     env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> ChildProcess:
     """Start `argv` in a session of its own, without a shell; its output is appended to `log_path` (mode 0600).
 
     `stdin_line` is written to its stdin followed by a newline, and stdin is closed; None gives an empty stdin.
-    `pass_fds` keep their numbers in the child. `env` replaces the environment; None inherits ours. Its umask is 077.
+    `pass_fds` keep their numbers in the child. `env` and `cwd`: None inherits ours. Its umask is 077.
     The starter awaits `wait_exit` of what is returned, or ends itself and leaves the child to init.
     Raises OSError when the program cannot be started, ValueError when the line is longer than LONGEST_STDIN_LINE.
     """
@@ -73,6 +74,7 @@ def spawn(
             stderr=log,
             pass_fds=tuple(pass_fds),
             env=env,
+            cwd=cwd,
             start_new_session=True,
             umask=_PRIVATE_UMASK,
         )

@@ -15,7 +15,8 @@ import pytest
 from daemons.contracts.errors import Code, RbeeError
 from daemons.kit.store import ConstraintViolated, Database, Migration, Statement, StoreFailed
 from daemons.kit.store.backups import KEPT_PER_REASON, list_backups
-from tests.unit.kit.store.conftest import BROKEN, NODES, PLACES, held_by_another_process, opened_by_another_process
+from tests.support.held_database import held_by_another_process, opened_by_another_process
+from tests.unit.kit.store.conftest import BROKEN, NODES, PLACES
 
 
 def insert(name: str, cores: int = 1) -> Statement:

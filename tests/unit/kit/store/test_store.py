@@ -14,7 +14,8 @@ import pytest
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.kit.store import ConstraintViolated, Database, Migration, Statement, Store, StoreFailed, store
-from tests.unit.kit.store.conftest import NODES, held_by_another_process, opened_by_another_process
+from tests.support.held_database import held_by_another_process, opened_by_another_process
+from tests.unit.kit.store.conftest import NODES
 
 MARKS = Migration(1, "marks", "CREATE TABLE mark (n INTEGER PRIMARY KEY, transaction_id BIGINT DEFAULT txid_current())")
 INSERT = "INSERT INTO mark (n) VALUES (?)"

@@ -208,7 +208,7 @@ class QueenMachine(RuleBasedStateMachine):
         placing = {task_id for load in self.state.loads.values() for task_id in load.waiters}
         running = {t.id for t in self.state.tasks.values() if t.state is TaskState.RUNNING}
         assert running == set(self.relaying)
-        assert not (waiting & placing or waiting & running or placing & running)
+        assert len(waiting) + len(placing) + len(running) == len(waiting | placing | running)
         assert waiting | placing | running == set(self.state.tasks)
         assert set(self.state.tasks) | set(self.ended) == set(self.submitted_ids)
         assert not set(self.state.tasks) & set(self.ended)

@@ -1,0 +1,1 @@
+"""The hive: devices, models and worker processes of one machine."""

@@ -1,0 +1,139 @@
+"""What the end of a worker process means."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.workers import ExitReason, WorkerExit, WorkerState
+from daemons.hive.core.worker import LIVE, WorkerRecord
+
+LOG_LINES = 40
+"""Last lines of a worker's log that go into the error of a failed start."""
+
+_LONGEST_LINE = 300
+_TELLING_CODES = frozenset(
+    {Code.MODEL_INVALID, Code.WORKER_OOM, Code.WORKER_RUNTIME_BROKEN, Code.WORKER_RUNTIME_MISSING}
+)
+"""What a worker may say of its own failed start that is more telling than that it failed."""
+
+_KILLED = frozenset({-9, 137})
+# How llama.cpp, ggml's backends, CUDA and Python say that memory ran out.
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|failed to allocate|unable to allocate|bad_alloc|cannot allocate memory|MemoryError|"
+    r"ErrorOutOfDeviceMemory|WORKER_OOM",
+    re.IGNORECASE,
+)
+_OWN_ENDS = frozenset({ExitReason.STOPPED, ExitReason.IDLE, ExitReason.HIVE_SHUTDOWN})
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnd:
+    """What the system told of an ended process.
+
+    `returncode` is negative for a signal and None when the process was not our child. `how` is for people; `log` its
+    last lines, oldest first.
+    """
+
+    returncode: int | None
+    how: str
+    log: tuple[str, ...] = ()
+
+
+def describe_end(record: WorkerRecord, end: ProcessEnd, at: float) -> WorkerExit:
+    """The exit as it is recorded and told: with an error where nobody had asked for the end, or it was a failure."""
+    reason, error = _judge(record, end)
+    return WorkerExit(
+        id=record.id,
+        model_ref=record.row.model_ref,
+        pid=record.row.pid,
+        state=record.state,
+        reason=reason,
+        how=end.how,
+        returncode=end.returncode,
+        started_at=record.row.started_at,
+        ended_at=at,
+        error=error.as_dict() if error else None,
+    )
+
+
+def _judge(record: WorkerRecord, end: ProcessEnd) -> tuple[ExitReason, RbeeError | None]:
+    if record.ending in _OWN_ENDS:
+        return record.ending, None
+    if record.ending is ExitReason.LOADING_TIMEOUT:
+        return ExitReason.LOADING_TIMEOUT, _loading_timeout(record, end)
+    if record.ending is ExitReason.UNHEALTHY:
+        return ExitReason.UNHEALTHY, _failure(Code.WORKER_CRASHED, record, end, _unhealthy_sentence(record))
+    if _was_loading(record):
+        return ExitReason.START_FAILED, _failed_start(record, end)
+    if end.returncode == 0:
+        return ExitReason.ENDED, None
+    sentence = f"worker {record.id} (pid {record.row.pid}) died while it was {record.state.value}: {end.how}"
+    return ExitReason.CRASHED, _failure(Code.WORKER_CRASHED, record, end, sentence)
+
+
+def _was_loading(record: WorkerRecord) -> bool:
+    """Whether it never got its model loaded; a worker may report itself failed or draining before it ends."""
+    last_live = [step.state for step in record.history if step.state in LIVE]
+    return not last_live or last_live[-1] is WorkerState.LOADING
+
+
+def _failed_start(record: WorkerRecord, end: ProcessEnd) -> RbeeError:
+    told = _told_by_worker(end.log)
+    if told is not None and told.code in _TELLING_CODES:
+        return _failure(
+            told.code, record, end, f"worker {record.id} cannot load {record.row.model_ref}: {told.message}"
+        )
+    if end.returncode in _KILLED or any(_OUT_OF_MEMORY.search(line) for line in end.log):
+        sentence = (
+            f"worker {record.id} ran out of memory while it loaded {record.row.model_ref} ({end.how}); the estimate "
+            f"was {record.row.memory_bytes:,} bytes on {record.row.backend.value} device {record.row.device}"
+        )
+        return _failure(Code.WORKER_OOM, record, end, sentence, needed_bytes=record.row.memory_bytes)
+    sentence = f"worker {record.id} ended while it loaded {record.row.model_ref}: {end.how}"
+    last_line = next((line for line in reversed(end.log) if line.strip()), "nothing")
+    said = told.message if told is not None else last_line[:_LONGEST_LINE]
+    return _failure(Code.WORKER_START_FAILED, record, end, f"{sentence}; the last it said: {said}")
+
+
+def _told_by_worker(lines: Sequence[str]) -> RbeeError | None:
+    """The failure that a worker prints as one line of JSON before it ends."""
+    for line in reversed(lines):
+        try:
+            document = json.loads(line)
+        except ValueError:
+            continue
+        error = document.get("error") if isinstance(document, dict) else None
+        if isinstance(error, dict) and "code" in error:
+            return RbeeError.from_dict(error)
+    return None
+
+
+def _loading_timeout(record: WorkerRecord, end: ProcessEnd) -> RbeeError:
+    row = record.row
+    limit_s = (record.load_deadline if record.answered else record.http_deadline) - row.started_at
+    what = f"had loaded {row.progress:.0%} of {row.model_ref}" if record.answered else "had not answered over HTTP"
+    sentence = f"worker {row.id} {what} after {limit_s:.0f} s, its limit; it was ended ({end.how})"
+    return _failure(Code.LOADING_TIMEOUT, record, end, sentence, progress=row.progress, limit_s=round(limit_s, 3))
+
+
+def _unhealthy_sentence(record: WorkerRecord) -> str:
+    what = f"missed {record.misses} health checks in a row" if record.misses else "said that it is broken"
+    return f"worker {record.id} (pid {record.row.pid}) {what} and was ended"
+
+
+def _failure(code: Code, record: WorkerRecord, end: ProcessEnd, sentence: str, **numbers: float) -> RbeeError:
+    return RbeeError(
+        code,
+        sentence,
+        details={
+            "worker": record.id,
+            "model": record.row.model_ref,
+            "returncode": end.returncode,
+            "how": end.how,
+            "log": list(end.log[-LOG_LINES:]),
+            **numbers,
+        },
+        hint=f"rbee logs --worker {record.id} --tail {LOG_LINES}",
+    )

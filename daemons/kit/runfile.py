@@ -1,0 +1,104 @@
+"""``run/queen.json`` and ``run/hive.json``: which process a daemon is, and at which address it answers.
+
+A daemon writes its own file when it answers and removes it at its end. A file whose process is gone is stale; its
+identity tells, so that a later process of the same pid is not taken for the daemon.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from daemons import __version__
+from daemons.contracts.errors import Code, RbeeError
+from daemons.kit.paths import Paths
+from daemons.kit.procs.identity import ProcessIdentity, is_alive, own_identity
+
+
+class RunFile(BaseModel):
+    """What a running daemon says of itself. `started_at` is unix seconds.
+
+    `owner` is the process for whose sake an ephemeral daemon runs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    identity: ProcessIdentity
+    url: str
+    version: str
+    started_at: float
+    ephemeral: bool = False
+    owner: ProcessIdentity | None = None
+
+    @classmethod
+    def of_this_process(
+        cls, name: str, url: str, *, ephemeral: bool = False, owner: ProcessIdentity | None = None
+    ) -> "RunFile":
+        """The run file of the calling daemon."""
+        return cls(
+            name=name,
+            identity=own_identity(),
+            url=url,
+            version=__version__,
+            started_at=time.time(),
+            ephemeral=ephemeral,
+            owner=owner,
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process of this file still runs."""
+        return is_alive(self.identity)
+
+
+def run_path(paths: Paths, name: str) -> Path:
+    """Path of the run file of ``queen`` or ``hive``."""
+    return paths.run / f"{name}.json"
+
+
+def read_run_file(path: Path) -> RunFile | None:
+    """The run file at `path`, stale or not; None when there is none that can be read."""
+    try:
+        return RunFile.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def write_run_file(path: Path, run: RunFile) -> None:
+    """Write the file (mode 0600) so that readers see the old one or the new one, whole.
+
+    Raises RbeeError(HOME_UNUSABLE).
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(run.model_dump_json(indent=2) + "\n")
+        fresh.replace(path)
+    except OSError as error:
+        raise RbeeError(
+            Code.HOME_UNUSABLE, f"cannot write {path}: {error.strerror or error}", details={"path": str(path)}
+        ) from error
+
+
+def remove_run_file(path: Path, identity: ProcessIdentity) -> bool:
+    """Remove the file if it is that of `identity`; another process' file is left alone."""
+    run = read_run_file(path)
+    if run is None or run.identity != identity:
+        return False
+    path.unlink(missing_ok=True)
+    return True
+
+
+@contextmanager
+def published(path: Path, run: RunFile) -> Iterator[None]:
+    """The run file is there meanwhile. Raises as `write_run_file` does."""
+    write_run_file(path, run)
+    try:
+        yield
+    finally:
+        remove_run_file(path, run.identity)

@@ -1,0 +1,247 @@
+"""One watcher per node: finds or starts its hive, keeps one telemetry stream open, and tells what it sees as events."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import daemons
+from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.fleet import Health, ModelList, ModelRow, NodeStatus
+from daemons.contracts.ids import LOCAL_NODE
+from daemons.contracts.routes import HIVE_HEALTH, HIVE_MODEL_LIST, HIVE_TELEMETRY
+from daemons.contracts.telemetry import HiveTelemetry
+from daemons.kit.auth import HIVE_KEY, ensure_key
+from daemons.kit.client import DaemonClient, Peer
+from daemons.kit.logs import get_logger
+from daemons.kit.paths import Paths
+from daemons.kit.policy import Policy
+from daemons.kit.settings import Settings
+from daemons.lifecycle.local import ensure_hive, find_daemon, stop_daemon
+from daemons.queen.core.events import Event, NodeChanged, NodeFailed, NodeSampled
+
+_RECONNECT_S = 0.2
+
+Say = Callable[..., object]
+"""As `Narrator.say`: a sentence and its figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class HiveAddress:
+    """Where a hive answers, and our key for it."""
+
+    url: str
+    key: str
+
+
+class Hive(Protocol):
+    """How the hive of one node is found, started and stopped."""
+
+    host: str
+    startable: bool
+
+    async def find(self) -> HiveAddress | None:
+        """The running hive; None when none runs."""
+
+    async def ensure(self, say: Say) -> HiveAddress:
+        """The running hive, started when there is none. Raises RbeeError."""
+
+    async def stop_if_ours(self) -> None:
+        """End the hive if it was started for this queen alone."""
+
+
+class LocalHive:
+    """The hive on the queen's own machine and state folder."""
+
+    host = "localhost"
+    startable = True
+
+    def __init__(self, paths: Paths, settings: Settings, *, ephemeral: bool) -> None:
+        self._paths = paths
+        self._settings = settings
+        self._ephemeral = ephemeral
+        self._started_here = False
+
+    async def find(self) -> HiveAddress | None:
+        return await asyncio.to_thread(self._find)
+
+    def _find(self) -> HiveAddress | None:
+        run = find_daemon("hive", self._paths)
+        return HiveAddress(run.url, ensure_key(self._paths, HIVE_KEY)) if run else None
+
+    async def ensure(self, say: Say) -> HiveAddress:
+        running = await ensure_hive(self._paths, self._settings, ephemeral=self._ephemeral, narrate=say)
+        self._started_here = self._started_here or running.started_here
+        return HiveAddress(running.url, running.key)
+
+    async def stop_if_ours(self) -> None:
+        if self._ephemeral and self._started_here:
+            await stop_daemon("hive", self._paths, self._settings.policy)
+
+
+class NodeWatcher:
+    """Watches one node for as long as `run` runs. Everything it learns goes to `post`."""
+
+    def __init__(self, name: str, hive: Hive, policy: Policy, *, post: Callable[[Event], None], say: Say) -> None:
+        self.name = name
+        self.hive = hive
+        self.url = ""
+        self.version = ""
+        self.models: list[ModelRow] = []
+        self._policy = policy
+        self._post = post
+        self._say = say
+        self._client: DaemonClient | None = None
+        self._wanted = False
+        self._asked = asyncio.Event()
+        self._status = NodeStatus.STOPPED
+        self._silence: asyncio.TimerHandle | None = None
+
+    def ensure(self) -> None:
+        """The node is needed: start its hive if there is none."""
+        self._wanted = True
+        self._asked.set()
+
+    @property
+    def client(self) -> DaemonClient:
+        """Client of the hive. Raises RbeeError(HIVE_UNREACHABLE) while there is none."""
+        if self._client is None:
+            raise RbeeError(Code.HIVE_UNREACHABLE, f"the hive of node {self.name} is not running")
+        return self._client
+
+    @property
+    def connected(self) -> bool:
+        return self._client is not None
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        try:
+            while True:
+                await self._watch_once()
+        finally:
+            self._cancel_timer()
+            await self._disconnect()
+
+    async def _watch_once(self) -> None:
+        try:
+            address = await self._address()
+            if address is not None:
+                await self._follow(address)
+        except RbeeError as error:
+            self._failed(error)
+        except Exception as error:
+            get_logger().error("watching a node failed", node=self.name, exc_info=error)
+            self._failed(RbeeError(Code.INTERNAL, f"watching node {self.name} failed: {type(error).__name__}"))
+        await self._disconnect()
+        await self._wait(_RECONNECT_S if self._status is not NodeStatus.STOPPED else self._policy.telemetry_interval_s)
+
+    async def _address(self) -> HiveAddress | None:
+        """Where the hive is; starts it when the node is wanted."""
+        address = await self.hive.find()
+        if address is None and not self._wanted:
+            self._tell(NodeStatus.STOPPED)
+            return None
+        if address is None:
+            self._tell(NodeStatus.STARTING)
+            address = await self.hive.ensure(self._say)
+        return address
+
+    async def _follow(self, address: HiveAddress) -> None:
+        """Read telemetry until the stream breaks."""
+        peer = Peer(address.url, address.key, f"the hive of node {self.name}", Code.HIVE_UNREACHABLE)
+        client = DaemonClient(peer, self._policy, on_retry=self._on_retry)
+        try:
+            self.version = await self._checked_version(client)
+            self.url = address.url
+            async with client.stream(HIVE_TELEMETRY, silence_s=self._policy.node_unreachable_s) as events:
+                async for event in events:
+                    if self._client is None:
+                        self._client, client = client, None  # type: ignore[assignment]
+                        await self.refresh_models()
+                    self._sampled(HiveTelemetry.model_validate_json(event.raw))
+        finally:
+            if client is not None:
+                await client.close()
+
+    async def _checked_version(self, client: DaemonClient) -> str:
+        health = await client.get(HIVE_HEALTH, Health)
+        if _major_minor(health.version) != _major_minor(daemons.__version__):
+            raise RbeeError(
+                Code.VERSION_MISMATCH,
+                f"the hive of node {self.name} is version {health.version}, this queen is {daemons.__version__}: "
+                "both must have the same major.minor",
+                details={"node": self.name, "hive": health.version, "queen": daemons.__version__},
+                hint="rbee hive restart" if self.name == LOCAL_NODE else "rbee setup install",
+            )
+        return health.version
+
+    async def refresh_models(self) -> list[ModelRow]:
+        """Ask the hive for its models now; the last known ones when it does not answer."""
+        try:
+            listed = await self.client.get(HIVE_MODEL_LIST, ModelList, tries=1)
+        except RbeeError:
+            return self.models
+        self.models = [row.model_copy(update={"node": self.name}) for row in listed.models]
+        return self.models
+
+    def _on_retry(self, attempt: int, tries: int, wait_s: float, error: RbeeError) -> None:
+        if self._wanted:
+            self._say(f"{error.message}; next try in {wait_s:.1f} s", attempt=attempt, tries=tries)
+
+    def _sampled(self, sample: HiveTelemetry) -> None:
+        self._wanted = False
+        self._status = NodeStatus.REACHABLE
+        self._post(NodeSampled(asyncio.get_running_loop().time(), self.name, sample))
+        self._arm(self._policy.node_stale_s, NodeStatus.STALE)
+
+    def _arm(self, after_s: float, status: NodeStatus) -> None:
+        self._cancel_timer()
+        self._silence = asyncio.get_running_loop().call_later(after_s, self._silent, status)
+
+    def _silent(self, status: NodeStatus) -> None:
+        policy = self._policy
+        if status is NodeStatus.STALE:
+            self._tell(status, f"no sample for {policy.node_stale_s:g} s")
+            self._arm(max(0.0, policy.node_unreachable_s - policy.node_stale_s), NodeStatus.UNREACHABLE)
+        else:
+            self._tell(status, f"no sample for {policy.node_unreachable_s:g} s")
+
+    def _failed(self, error: RbeeError) -> None:
+        """The hive could not be started or reached, or its stream broke."""
+        if self._wanted:
+            self._wanted = False
+            self._status = NodeStatus.STOPPED
+            self._cancel_timer()
+            self._post(NodeFailed(asyncio.get_running_loop().time(), self.name, error))
+        else:
+            get_logger().info("node lost", node=self.name, code=error.code.value, reason=error.message)
+
+    def _tell(self, status: NodeStatus, problem: str = "") -> None:
+        if status in (NodeStatus.STOPPED, NodeStatus.STARTING):
+            self._cancel_timer()
+        if self._status is not status:
+            self._status = status
+            self._post(NodeChanged(asyncio.get_running_loop().time(), self.name, status, problem))
+
+    def _cancel_timer(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
+
+    async def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def _wait(self, seconds: float) -> None:
+        """Until the node is asked for, at most so long: a person may start a hive without telling us."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._asked.wait()
+        except TimeoutError:
+            pass
+        self._asked.clear()
+
+
+def _major_minor(version: str) -> list[str]:
+    return version.split(".")[:2]

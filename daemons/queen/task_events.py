@@ -1,0 +1,185 @@
+"""Events of one task: encoded once, numbered from 1 without gaps, kept up to a size, read by any number of readers.
+
+This is the path of every token, so an event is turned into bytes when it arrives and never looked into again, unless
+the text so far is asked for.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from daemons.contracts.events import LAST_EVENTS, EventType, TextSnapshot
+from daemons.kit.sse import encode_event, encode_raw
+
+_KEPT_AFTER_DROP = 0.75
+"""Share of the limit that is kept when events are dropped: dropping in bulk costs little per event."""
+
+_MOST_PER_CHUNK = 256
+_DATA = b"\ndata: "
+_TOKEN = EventType.TOKEN.value
+
+
+class TaskEvents:
+    """The events of one task. `keep_bytes`: the oldest are dropped beyond this; of tokens the text stays."""
+
+    def __init__(self, keep_bytes: int) -> None:
+        self._keep_bytes = keep_bytes
+        self._kinds: list[str] = []
+        self._encoded: list[bytes] = []
+        self._first = 1
+        self._size = 0
+        self._dropped_text: list[str] = []
+        self._dropped_tokens = 0
+        self._last_token = b""
+        self._readers: set[TaskReader] = set()
+        self.closed = False
+
+    @property
+    def last(self) -> int:
+        """Number of the newest event; 0 when there is none."""
+        return self._first + len(self._encoded) - 1
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        return self._size
+
+    @property
+    def readers(self) -> int:
+        return len(self._readers)
+
+    def add(self, kind: str, raw: str) -> None:
+        """Append an event whose data is one line of JSON already. Nothing may follow a `done` or `error`."""
+        assert not self.closed, f"{kind} after the end"
+        encoded = encode_raw(kind, raw, self._first + len(self._encoded))
+        self._kinds.append(kind)
+        self._encoded.append(encoded)
+        self._size += len(encoded)
+        if kind == _TOKEN:
+            self._last_token = encoded
+        elif kind in LAST_EVENTS:
+            self.closed = True
+        if self._size > self._keep_bytes:
+            self._drop_oldest()
+        for reader in self._readers:
+            reader.wake()
+
+    def add_model(self, kind: str, data: BaseModel) -> None:
+        """Append an event from a wire object."""
+        self.add(kind, data.model_dump_json(exclude_none=True))
+
+    def read(self, after: int = 0) -> "TaskReader":
+        """A reader of everything behind event number `after`. Close it when done."""
+        reader = TaskReader(self, after)
+        self._readers.add(reader)
+        return reader
+
+    @property
+    def tokens(self) -> int:
+        """Tokens so far, at least: the last event may hold several."""
+        return int(_data_of(self._last_token)["index"]) + 1 if self._last_token else 0
+
+    @property
+    def text(self) -> str:
+        """All tokens so far, in one."""
+        kept = (_data_of(e)["token"] for kind, e in zip(self._kinds, self._encoded, strict=True) if kind == _TOKEN)
+        return "".join([*self._dropped_text, *kept])
+
+    def forget_reader(self, reader: "TaskReader") -> None:
+        self._readers.discard(reader)
+
+    def batch_after(self, number: int) -> tuple[bytes, int]:
+        """Events behind `number` as one chunk, and the number of its last; empty when there are none yet."""
+        if number < self._first - 1:
+            return self._snapshot(), self._first - 1
+        start = number - self._first + 1
+        events = self._encoded[start : start + _MOST_PER_CHUNK]
+        return b"".join(events), number + len(events)
+
+    def typed_after(self, number: int) -> tuple[list[tuple[str, dict[str, Any]]], int]:
+        """As `batch_after`, decoded: (type, data) of each event; text that was dropped comes as one token."""
+        if number < self._first - 1:
+            text = {"token": "".join(self._dropped_text), "index": 0}
+            return [(_TOKEN, text)], self._first - 1
+        start = number - self._first + 1
+        rows = list(zip(self._kinds[start:], map(_data_of, self._encoded[start:]), strict=True))
+        return rows, number + len(rows)
+
+    def _snapshot(self) -> bytes:
+        snapshot = TextSnapshot(text="".join(self._dropped_text), index=self._dropped_tokens)
+        return encode_event(EventType.SNAPSHOT.value, snapshot, self._first - 1)
+
+    def _drop_oldest(self) -> None:
+        count = 0
+        while self._size > self._keep_bytes * _KEPT_AFTER_DROP and count < len(self._encoded) - 1:
+            encoded = self._encoded[count]
+            if self._kinds[count] == _TOKEN:
+                data = _data_of(encoded)
+                self._dropped_text.append(data["token"])
+                self._dropped_tokens = data["index"] + 1
+            self._size -= len(encoded)
+            count += 1
+        del self._kinds[:count], self._encoded[:count]
+        self._first += count
+        self._dropped_tokens = self._index_of_first_kept_token()
+
+    def _index_of_first_kept_token(self) -> int:
+        """An event may hold several tokens, so how many were dropped is told by the next one that was not."""
+        for kind, encoded in zip(self._kinds, self._encoded, strict=True):
+            if kind == _TOKEN:
+                return int(_data_of(encoded)["index"])
+        return self._dropped_tokens
+
+
+class TaskReader:
+    """One reader of a task's events, from its own place on."""
+
+    def __init__(self, events: TaskEvents, after: int) -> None:
+        self._events = events
+        self._number = min(max(after, 0), events.last)
+        self._news = asyncio.Event()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def close(self) -> None:
+        self._events.forget_reader(self)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Chunks of whole events up to the end; whatever came while the last one was sent is in the next."""
+        while True:
+            chunk, self._number = self._events.batch_after(self._number)
+            if chunk:
+                yield chunk
+            elif self._at_end():
+                return
+            else:
+                await self._wait()
+
+    async def typed(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """(type, data) of each event up to the end."""
+        while True:
+            rows, self._number = self._events.typed_after(self._number)
+            for row in rows:
+                yield row
+            if self._at_end():
+                return
+            if not rows:
+                await self._wait()
+
+    def _at_end(self) -> bool:
+        return self._events.closed and self._number >= self._events.last
+
+    async def _wait(self) -> None:
+        self._news.clear()
+        if self._number >= self._events.last:
+            await self._news.wait()
+
+
+def _data_of(encoded: bytes) -> dict[str, Any]:
+    """The decoded data of an encoded event."""
+    data: dict[str, Any] = json.loads(encoded[encoded.index(_DATA) + len(_DATA) :])
+    return data

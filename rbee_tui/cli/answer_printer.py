@@ -1,0 +1,62 @@
+"""An answer as it comes: tokens to stdout, everything else to stderr, and what it cost at its end."""
+
+from daemons.contracts.events import Narration, Progress, Token
+from daemons.contracts.inference import FinishReason
+from rbee_tui.cli.figures import duration
+from rbee_tui.cli.screen import Screen
+from rbee_tui.keeper.infer import Answer, AnswerEvent
+
+
+class AnswerPrinter:
+    """Call it with each event. With --json nothing is printed until `finish`."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._parts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """What came so far."""
+        return "".join(self._parts)
+
+    def __call__(self, event: AnswerEvent) -> None:
+        if isinstance(event, Token):
+            self._parts.append(event.token)
+            if not self._screen.as_json:
+                self._screen.write(event.token)
+        elif isinstance(event, Progress):
+            self._screen.progress(event)
+        elif isinstance(event, Narration):
+            self._screen.narrate(event)
+
+    def finish(self, answer: Answer, *, model: str, request_id: str) -> None:
+        """The end of the line and the figures; with --json the whole answer as one object."""
+        if self._screen.as_json:
+            self._screen.json(
+                {
+                    "task_id": answer.task_id,
+                    "model": model,
+                    "text": answer.text,
+                    **answer.done.model_dump(mode="json", exclude={"done"}),
+                    "ttft_ms": round(answer.ttft_ms, 3),
+                    "request_id": request_id,
+                }
+            )
+        else:
+            self._screen.end_line()
+        self._screen.narrate(cost(answer))
+
+
+def cost(answer: Answer) -> Narration:
+    """Tokens, tokens per second and time to first token, in a sentence."""
+    done, timings = answer.done, answer.done.timings
+    cut = ", stopped at the limit of tokens" if done.finish_reason is FinishReason.LENGTH else ""
+    first = f"{answer.ttft_ms:.0f} ms" if answer.ttft_ms < 1000 else duration(answer.ttft_ms / 1000)
+    return Narration(
+        actor="keeper",
+        text=(
+            f"{done.usage.completion_tokens} tokens, {timings.tokens_per_second:.1f} tok/s, "
+            f"time to first token {first}{cut}"
+        ),
+        fields={**done.usage.model_dump(), **timings.model_dump(), "task": answer.task_id},
+    )

@@ -1,0 +1,131 @@
+"""What the listings show of each kind of row."""
+
+import time
+
+from daemons.contracts.fleet import LogLine, ModelRow, NodeRow
+from daemons.contracts.tasks import TaskRow
+from daemons.contracts.workers import WorkerHealth, WorkerRow
+from rbee_tui.cli.figures import UNKNOWN, age, duration, percent, size
+from rbee_tui.cli.tables import Column
+from rbee_tui.keeper.config import SettingRow
+from rbee_tui.keeper.fleet import NodeDevice
+
+NODE_COLUMNS: tuple[Column[NodeRow], ...] = (
+    Column("NODE", lambda node: node.name),
+    Column("STATUS", lambda node: node.status.value),
+    Column("BACKENDS", lambda node: ",".join(backend.value for backend in node.backends) or UNKNOWN),
+    Column("CPU", lambda node: percent(node.host_sample.cpu_percent if node.host_sample else None), right=True),
+    Column("RAM FREE", lambda node: size(node.host_sample.ram_available) if node.host_sample else UNKNOWN, right=True),
+    Column("SEEN", lambda node: age(node.last_seen_at, time.time()), right=True),
+)
+
+DEVICE_COLUMNS: tuple[Column[NodeDevice], ...] = (
+    Column("NODE", lambda row: row.node),
+    Column("BACKEND", lambda row: row.device.backend.value),
+    Column("DEVICE", lambda row: str(row.device.index), right=True),
+    Column("NAME", lambda row: row.device.description or row.device.name),
+    Column("FREE", lambda row: size(row.device.memory_free), right=True),
+    Column("TOTAL", lambda row: size(row.device.memory_total), right=True),
+    Column("CORES FREE", lambda row: _cores(row), right=True),
+    Column("USE", lambda row: percent(row.device.utilisation_percent), right=True),
+    Column("TEMP", lambda row: _figure(row.device.temperature_c, "°C"), right=True),
+    Column("POWER", lambda row: _figure(row.device.power_w, "W"), right=True),
+)
+
+PS_COLUMNS: tuple[Column[WorkerRow], ...] = (
+    Column("WORKER", lambda worker: worker.id),
+    Column("MODEL", lambda worker: worker.model_ref),
+    Column("NODE", lambda worker: worker.node),
+    Column("DEVICE", lambda worker: f"{worker.backend.value}:{worker.device}"),
+    Column("STATE", lambda worker: worker.state.value),
+    Column("BUSY", lambda worker: f"{worker.slots_total - worker.slots_available}/{worker.slots_total}", right=True),
+    Column("CTX", lambda worker: str(worker.ctx), right=True),
+    Column("MEMORY", lambda worker: size(worker.memory_bytes) if worker.memory_bytes else UNKNOWN, right=True),
+    Column("TOK/S", lambda worker: f"{worker.tokens_per_second:.1f}", right=True),
+    Column("UNLOADED", lambda worker: _unloaded_in(worker), right=True),
+)
+
+WORKER_COLUMNS: tuple[Column[WorkerRow], ...] = (
+    Column("WORKER", lambda worker: worker.id),
+    Column("NODE", lambda worker: worker.node),
+    Column("STATE", lambda worker: worker.state.value),
+    Column("MODEL", lambda worker: worker.model_ref),
+    Column("DEVICE", lambda worker: f"{worker.backend.value}:{worker.device}"),
+    Column("SLOTS FREE", lambda worker: f"{worker.slots_available}/{worker.slots_total}", right=True),
+    Column("THREADS", lambda worker: str(worker.threads), right=True),
+    Column("PID", lambda worker: str(worker.pid), right=True),
+    Column("UP", lambda worker: age(worker.started_at, time.time()), right=True),
+    Column("URL", lambda worker: worker.url),
+)
+
+HEALTH_COLUMNS: tuple[Column[WorkerHealth], ...] = (
+    Column("WORKER", lambda row: row.id),
+    Column("NODE", lambda row: row.node),
+    Column("MODEL", lambda row: row.model_ref),
+    Column("STATE", lambda row: row.state.value),
+    Column("HEALTH", lambda row: "healthy" if row.healthy else "unhealthy"),
+    Column("ANSWER", lambda row: UNKNOWN if row.answer_ms is None else f"{row.answer_ms:.1f} ms", right=True),
+    Column("PROBLEM", lambda row: row.error or ""),
+)
+
+MODEL_COLUMNS: tuple[Column[ModelRow], ...] = (
+    Column("MODEL", lambda model: model.ref),
+    Column("NODE", lambda model: model.node),
+    Column("SIZE", lambda model: size(model.size_bytes), right=True),
+    Column("ARCHITECTURE", lambda model: model.architecture),
+    Column("QUANT", lambda model: model.quantisation or UNKNOWN),
+    Column("CONTEXT", lambda model: str(model.context_length), right=True),
+    Column("LOADED", lambda model: "yes" if model.loaded else "no"),
+)
+
+TASK_COLUMNS: tuple[Column[TaskRow], ...] = (
+    Column("TASK", lambda task: task.id),
+    Column("STATE", lambda task: task.state.value),
+    Column("MODEL", lambda task: task.model),
+    Column("NODE", lambda task: task.node or UNKNOWN),
+    Column("WORKER", lambda task: task.worker_id or UNKNOWN),
+    Column("TOKENS", lambda task: f"{task.tokens}/{task.max_tokens}", right=True),
+    Column("AGE", lambda task: age(task.created_at, time.time()), right=True),
+    Column("TOOK", lambda task: _took(task), right=True),
+    Column("END", lambda task: _end(task)),
+)
+
+SETTING_COLUMNS: tuple[Column[SettingRow], ...] = (
+    Column("KEY", lambda row: row.key),
+    Column("VALUE", lambda row: ",".join(row.value) if isinstance(row.value, list) else str(row.value)),
+    Column("SOURCE", lambda row: row.source),
+)
+
+
+def log_line(line: LogLine) -> str:
+    """One log line for people: time, where from, level, sentence, fields."""
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.at)) if line.at else UNKNOWN
+    fields = "".join(f" {name}={value}" for name, value in line.fields.items())
+    return f"{at} {line.node}/{line.source} {line.level.upper()} {line.text}{fields}"
+
+
+def _cores(row: NodeDevice) -> str:
+    return f"{row.device.threads_free}/{row.device.cores}" if row.device.cores else UNKNOWN
+
+
+def _figure(value: float | None, unit: str) -> str:
+    return UNKNOWN if value is None else f"{value:.0f} {unit}"
+
+
+def _unloaded_in(worker: WorkerRow) -> str:
+    """When the idle limit ends the worker, if nothing comes."""
+    if worker.idle_limit_s < 0:
+        return "never"
+    if worker.slots_available < worker.slots_total or not worker.last_active_at:
+        return UNKNOWN
+    return f"in {duration(worker.last_active_at + worker.idle_limit_s - time.time())}"
+
+
+def _took(task: TaskRow) -> str:
+    return duration(task.ended_at - task.created_at) if task.ended_at else UNKNOWN
+
+
+def _end(task: TaskRow) -> str:
+    if task.error:
+        return str(task.error.get("code", "failed"))
+    return task.finish_reason or UNKNOWN

@@ -1,0 +1,103 @@
+"""`rbee chat`: a conversation on the terminal."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from daemons.contracts.errors import Code, RbeeError
+from rbee_tui.cli.answer_printer import AnswerPrinter
+from rbee_tui.cli.call import Call, command_options
+from rbee_tui.cli.generation_options import generation_options, placement_options
+from rbee_tui.keeper.chat import Conversation, ask
+from rbee_tui.keeper.installation import Installation
+from rbee_tui.keeper.session import QueenSession, ensure
+
+PROMPT = "> "
+HELP = "/new begins again, /exit or Ctrl+D ends, Ctrl+C stops an answer"
+MAX_TOKENS = 512
+
+# What the queen itself says is told and the conversation goes on; without the queen it cannot.
+_ENDS = frozenset({Code.QUEEN_UNREACHABLE, Code.INVALID_API_KEY, Code.ROLE_FORBIDDEN, Code.VERSION_MISMATCH})
+
+
+@click.command(short_help="Talk with a model on this terminal")
+@click.option("--model", "-m", metavar="M", help="Default: the setting models.default.")
+@click.option("--system", metavar="TEXT", help="System prompt.")
+@placement_options
+@generation_options
+@click.option("--ephemeral", is_flag=True, help="Stop again what this command had to start.")
+@command_options
+def chat(call: Call, model: str | None, system: str | None, ephemeral: bool, **options: Any) -> None:
+    """Talk with a model: each line is a turn, and the model sees the whole conversation.
+
+    From a pipe every line is asked in turn. With --json each answer is one object.
+    """
+    installation = call.installation()
+    options["max_tokens"] = options["max_tokens"] or MAX_TOKENS
+    conversation = Conversation.begin(model or installation.settings.models.default, system=system, options=options)
+    conversation.request(PROMPT)  # a wrong option is told before anything is started
+    # One runner for the whole conversation: between two turns Ctrl+C belongs to the line editor, not to the loop.
+    with asyncio.Runner() as runner:
+        session = runner.run(ensure(installation, call.screen.narrate, ephemeral=ephemeral))
+        try:
+            _talk(runner, session, call, conversation, installation)
+        finally:
+            runner.run(session.close())
+
+
+def _talk(
+    runner: asyncio.Runner, session: QueenSession, call: Call, conversation: Conversation, installation: Installation
+) -> None:
+    call.screen.say(f"talking with {conversation.model}; {HELP}")
+    for line in _lines(call):
+        if line in {"/exit", "/quit"}:
+            return
+        if line == "/new":
+            conversation = conversation.cleared()
+        elif line.startswith("/"):
+            call.screen.say(HELP)
+        else:
+            conversation = _turn(runner, session, call, conversation, line, installation)
+
+
+def _turn(
+    runner: asyncio.Runner,
+    session: QueenSession,
+    call: Call,
+    conversation: Conversation,
+    question: str,
+    installation: Installation,
+) -> Conversation:
+    """The conversation after this question. Ctrl+C keeps what had come of the answer; a failure drops the question."""
+    printer = AnswerPrinter(call.screen)
+    partials = installation.paths.partial_answers
+    try:
+        after, answer = runner.run(ask(session, conversation, question, printer, partials=partials))
+    except KeyboardInterrupt:
+        call.screen.stop_progress()
+        call.screen.end_line()
+        return conversation.exchanged(question, printer.text) if printer.text else conversation
+    except RbeeError as error:
+        if error.code in _ENDS or not sys.stdin.isatty():
+            raise
+        call.screen.error(error)
+        return conversation
+    printer.finish(answer, model=conversation.model, request_id=installation.request_id)
+    return after
+
+
+def _lines(call: Call) -> Iterator[str]:
+    """Lines that are not blank, up to the end of the input. Raises KeyboardInterrupt on Ctrl+C at the prompt."""
+    terminal = sys.stdin.isatty() and call.screen.out_is_terminal
+    if terminal:
+        import readline  # noqa: F401 - gives `input` line editing and history
+    while True:
+        try:
+            line = input(PROMPT if terminal else "").strip()
+        except EOFError:
+            return
+        if line:
+            yield line

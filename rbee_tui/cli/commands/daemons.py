@@ -1,0 +1,117 @@
+"""`rbee queen` and `rbee hive`: start, stop, status."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from rbee_tui.cli.call import Call, command_options
+from rbee_tui.cli.figures import age
+from rbee_tui.keeper.daemons import DaemonStatus, ask_queen_to_end, daemon_status, start_daemon, stop_local
+
+QUEEN = "queen"
+HIVE = "hive"
+
+
+@click.group(short_help="Start, stop and look at the queen of this machine")
+def queen() -> None:
+    """The queen: knows the nodes, places tasks, keeps their history."""
+
+
+@click.group(short_help="Start, stop and look at the hive of this machine")
+def hive() -> None:
+    """The hive: this machine's models, devices and workers."""
+
+
+@queen.command("start", short_help="Start the queen unless it runs")
+@click.option("--host", metavar="ADDRESS", help="Address to bind; default 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), metavar="N", help="Port; 0 is any free one; default 8080.")
+@command_options
+def queen_start(call: Call, host: str | None, port: int | None) -> None:
+    """Start the queen of this machine; one that runs is left as it is."""
+    _start(call, QUEEN, host, port)
+
+
+@queen.command("stop", short_help="Let the queen finish and end")
+@command_options
+def queen_stop(call: Call) -> None:
+    """Let the queen finish what runs, and end it. Hives and workers go on, and a new queen finds them."""
+    installation = call.installation()
+    url = call.run(ask_queen_to_end(installation))
+    if url is None:
+        _stop(call, QUEEN)
+    elif call.screen.as_json:
+        call.screen.json({QUEEN: {"url": url, "stopping": True}})
+    else:
+        call.screen.line(f"the queen at {url} finishes what it does and ends")
+
+
+@queen.command("status", short_help="Whether the queen runs, and where")
+@command_options
+def queen_status(call: Call) -> None:
+    """Show whether a queen runs, where, and in which version."""
+    _status(call, QUEEN)
+
+
+@hive.command("start", short_help="Start the hive unless it runs")
+@click.option("--host", metavar="ADDRESS", help="Address to bind; default 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), metavar="N", help="Port; 0 is any free one; default 9200.")
+@command_options
+def hive_start(call: Call, host: str | None, port: int | None) -> None:
+    """Start the hive of this machine; one that runs is left as it is."""
+    _start(call, HIVE, host, port)
+
+
+@hive.command("stop", short_help="End the hive and its workers")
+@command_options
+def hive_stop(call: Call) -> None:
+    """End the hive of this machine and its workers."""
+    _stop(call, HIVE)
+
+
+@hive.command("status", short_help="Whether the hive runs, and where")
+@command_options
+def hive_status(call: Call) -> None:
+    """Show whether a hive runs on this machine, where, and in which version."""
+    _status(call, HIVE)
+
+
+def _start(call: Call, name: str, host: str | None, port: int | None) -> None:
+    installation = call.installation({f"{name}.host": host, f"{name}.port": port})
+    status, started = call.run(start_daemon(installation, name, call.screen.narrate))
+    if call.screen.as_json:
+        call.screen.json({name: asdict(status), "started": started})
+    else:
+        call.screen.line(f"{sentence(status)}{'' if started else ' (it was running)'}")
+
+
+def _stop(call: Call, name: str) -> None:
+    report = call.run(stop_local(call.installation(), name, call.screen.narrate))
+    if call.screen.as_json:
+        call.screen.json({name: _stopped(report.identity.pid, report.ended) if report else None})
+    elif report is None:
+        call.screen.line(f"{name}: none was running")
+    else:
+        call.screen.line(f"{name}: {report.describe()}")
+
+
+def _stopped(pid: int, ended: bool) -> dict[str, Any]:
+    return {"pid": pid, "ended": ended}
+
+
+def _status(call: Call, name: str) -> None:
+    status = call.run(daemon_status(call.installation(), name))
+    if call.screen.as_json:
+        call.screen.json({name: asdict(status) if status else None})
+    elif status is None:
+        call.screen.line(f"{name}: none is running (start one with: rbee {name} start)")
+    else:
+        call.screen.line(sentence(status))
+
+
+def sentence(status: DaemonStatus) -> str:
+    """``queen: 0.1.0 at http://127.0.0.1:8080, pid 4711, up 3m05s``."""
+    pid = f", pid {status.pid}" if status.pid else ""
+    up = f", up {age(status.started_at, time.time())}" if status.started_at else ""
+    return f"{status.name}: {status.version} at {status.url}{pid}{up}{', ephemeral' if status.ephemeral else ''}"

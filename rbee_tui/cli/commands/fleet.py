@@ -1,0 +1,98 @@
+"""`rbee status`, `rbee devices`, `rbee ps`: the fleet at one moment."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import click
+
+from daemons.contracts.fleet import FleetSnapshot
+from daemons.contracts.tasks import ENDED
+from rbee_tui.cli.call import Call, command_options
+from rbee_tui.cli.columns import DEVICE_COLUMNS, NODE_COLUMNS, PS_COLUMNS, TASK_COLUMNS
+from rbee_tui.cli.figures import age
+from rbee_tui.cli.screen import Screen
+from rbee_tui.cli.tables import Column
+from rbee_tui.keeper.fleet import devices_of, fleet, nodes
+from rbee_tui.keeper.session import connect_if_running
+
+RowT = TypeVar("RowT")
+
+_QUEEN_FIELDS = {
+    "version": "version", "queen_url": "url", "queen_pid": "pid", "started_at": "started_at",
+    "draining": "draining", "ephemeral": "ephemeral",
+}  # fmt: skip
+
+
+@click.command(short_help="Queen, nodes, workers and queue at a glance")
+@command_options
+def status(call: Call) -> None:
+    """Show the queen, its nodes and workers, the tasks that wait and run.
+
+    Without a queen on this machine that is said, and is no failure.
+    """
+    snapshot = call.run(_snapshot(call))
+    if call.screen.as_json:
+        call.screen.json(status_object(snapshot))
+    elif snapshot is None:
+        call.screen.line("queen: none is running (start one with: rbee queen start)")
+    else:
+        _show(call, snapshot)
+
+
+async def _snapshot(call: Call) -> FleetSnapshot | None:
+    session = await connect_if_running(call.installation(), call.screen.narrate)
+    if session is None:
+        return None
+    async with session:
+        return await fleet(session)
+
+
+def status_object(snapshot: FleetSnapshot | None) -> dict[str, Any]:
+    """The JSON of `rbee status`: the queen's own fields under ``queen`` (null: none runs), and the lists beside it."""
+    if snapshot is None:
+        return {"queen": None}
+    fields = snapshot.model_dump(mode="json")
+    return {"queen": {short: fields.pop(name) for name, short in _QUEEN_FIELDS.items()}, **fields}
+
+
+def _show(call: Call, snapshot: FleetSnapshot) -> None:
+    screen, queue = call.screen, snapshot.queue
+    marks = [word for word, holds in (("draining", snapshot.draining), ("ephemeral", snapshot.ephemeral)) if holds]
+    screen.line(
+        f"queen: {snapshot.version} at {snapshot.queen_url}, pid {snapshot.queen_pid}, "
+        f"up {age(snapshot.started_at, time.time())}{''.join(f', {mark}' for mark in marks)}"
+    )
+    screen.line(f"queue: {queue.waiting} waiting, {queue.running} running, limit {queue.limit}")
+    _section(screen, snapshot.nodes, NODE_COLUMNS)
+    _section(screen, snapshot.workers, PS_COLUMNS)
+    _section(screen, [task for task in snapshot.tasks if task.state not in ENDED], TASK_COLUMNS)
+    for node in snapshot.nodes:
+        if node.problem:
+            screen.say(f"node {node.name}: {node.problem}")
+
+
+def _section(screen: Screen, rows: Sequence[RowT], columns: Sequence[Column[RowT]]) -> None:
+    if rows:
+        screen.line("")
+        screen.table(rows, columns)
+
+
+@click.command(short_help="Devices of all nodes, with memory and use")
+@click.option("--node", metavar="N", help="Only of this node.")
+@command_options
+def devices(call: Call, node: str | None) -> None:
+    """List the devices that workers can run on."""
+    found = devices_of(call.with_queen(nodes), node)
+    if call.screen.as_json:
+        call.screen.json({"devices": [{"node": row.node, **row.device.model_dump(mode="json")} for row in found]})
+    else:
+        call.screen.listing("devices", found, DEVICE_COLUMNS, nothing="no node has told its devices yet")
+
+
+@click.command(short_help="Loaded models and the workers that hold them")
+@command_options
+def ps(call: Call) -> None:
+    """List the loaded models: where, how busy, and when they are unloaded."""
+    snapshot = call.with_queen(fleet)
+    call.screen.listing("workers", snapshot.workers, PS_COLUMNS, nothing="no model is loaded")

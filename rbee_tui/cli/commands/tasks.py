@@ -1,0 +1,49 @@
+"""`rbee tasks`: list, show, cancel."""
+
+import click
+
+from rbee_tui.cli.call import Call, command_options
+from rbee_tui.cli.columns import TASK_COLUMNS
+from rbee_tui.keeper.session import QueenSession
+from rbee_tui.keeper.tasks import cancel_task, list_tasks, show_task
+
+
+@click.group(short_help="List, show and cancel tasks")
+def tasks() -> None:
+    """Tasks: requests for inference, as the queen keeps them."""
+
+
+@tasks.command("list", short_help="Tasks, newest first")
+@command_options
+def list_(call: Call) -> None:
+    """List tasks that wait, run, or have ended, newest first."""
+    call.screen.listing("tasks", call.with_queen(list_tasks), TASK_COLUMNS, nothing="there are no tasks")
+
+
+@tasks.command(short_help="Everything about one task")
+@click.argument("task_id", metavar="TASK")
+@command_options
+def show(call: Call, task_id: str) -> None:
+    """Show everything about one task."""
+    row = call.with_queen(lambda session: show_task(session, task_id))
+    if call.screen.as_json:
+        call.screen.json(row)
+        return
+    for name, value in row.model_dump(mode="json", exclude_none=True).items():
+        call.screen.line(f"{name}: {value}")
+
+
+@tasks.command(short_help="Cancel a task")
+@click.argument("task_id", metavar="TASK")
+@command_options
+def cancel(call: Call, task_id: str) -> None:
+    """Cancel a task; one that has ended stays as it is."""
+
+    async def work(session: QueenSession) -> None:
+        await cancel_task(session, task_id)
+
+    call.with_queen(work)
+    if call.screen.as_json:
+        call.screen.json({"id": task_id, "cancelled": True})
+    else:
+        call.screen.line(f"{task_id} is cancelled")

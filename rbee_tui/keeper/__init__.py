@@ -1,0 +1,1 @@
+"""Use cases of the keeper, without a screen: shared by the command line and the terminal screens."""

@@ -1,0 +1,148 @@
+"""Whether llama.cpp really runs here: asked of a child process, because a broken build dies by a signal."""
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from daemons.contracts.errors import Code
+from daemons.contracts.workers import DevicesReport, SelfTestReport
+from daemons.kit.procs import describe_exit
+from rbee_tui.keeper.checks import Check, Result
+from rbee_tui.keeper.packages import install_command
+
+WORKER_MODULE = "daemons.worker.main"
+RUNTIME = "llama-cpp-python"
+CHILD_LIMIT_S = 120.0
+_SIGNAL_BASE = 128
+
+ReportT = TypeVar("ReportT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildResult:
+    """How a child ended: exit code (negative: signal; None: over the limit), stdout, stderr."""
+
+    code: int | None
+    out: str
+    err: str
+
+    @property
+    def signal_name(self) -> str | None:
+        """The signal that killed it, also when a shell or an emulator passed it on as 128 + number."""
+        if self.code is None or 0 <= self.code <= _SIGNAL_BASE:
+            return None
+        number = -self.code if self.code < 0 else self.code - _SIGNAL_BASE
+        try:
+            return signal.Signals(number).name
+        except ValueError:
+            return None
+
+    @property
+    def last_words(self) -> str:
+        """The last line that it wrote, stderr first."""
+        lines = [line for line in f"{self.out}\n{self.err}".splitlines() if line.strip()]
+        return lines[-1].strip()[:300] if lines else "no output"
+
+
+async def check_runtime() -> list[Check]:
+    """The self-test and, when it passes, the devices that llama.cpp sees."""
+    if importlib.util.find_spec("llama_cpp") is None:
+        sentence = f"{RUNTIME} is not installed: this machine can run no workers"
+        return [Check("worker runtime", Result.WARN, sentence, install_command("hive", "worker"))]
+    tested = judge_self_test(await run_worker_program("self-test", "--json"), installed_version())
+    if tested.result is not Result.OK:
+        return [tested]
+    return [tested, judge_devices(await run_worker_program("devices", "--json"))]
+
+
+async def run_worker_program(*arguments: str, limit_s: float = CHILD_LIMIT_S) -> ChildResult:
+    """Run the worker program of this installation to its end; a child that takes too long is killed."""
+    return await run_child([sys.executable, "-m", WORKER_MODULE, *arguments], limit_s)
+
+
+async def run_child(argv: Sequence[str], limit_s: float) -> ChildResult:
+    """Run a program to its end, its output kept."""
+    child = await asyncio.create_subprocess_exec(
+        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        out, err = await asyncio.wait_for(child.communicate(), limit_s)
+    except TimeoutError:
+        return ChildResult(None, "", "")
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    return ChildResult(child.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+
+
+def judge_self_test(child: ChildResult, version: str) -> Check:
+    """What the end of the self-test says about the installed runtime."""
+    name = "worker runtime"
+    if child.code is None:
+        sentence = f"the self-test of {RUNTIME} {version} did not end within {CHILD_LIMIT_S:g} s"
+        return Check(name, Result.FAIL, sentence, reinstall_command(version))
+    if child.signal_name is not None:
+        sentence = (
+            f"{Code.WORKER_RUNTIME_BROKEN.value}: {RUNTIME} {version} was killed by {child.signal_name} in its "
+            "self-test; this build uses processor instructions that do not work here; build it for this processor"
+        )
+        return Check(name, Result.FAIL, sentence, reinstall_command(version))
+    report = _report(child.out, SelfTestReport)
+    if report is None:
+        sentence = f"the self-test {describe_exit(child.code)} without a report: {child.last_words}"
+        return Check(name, Result.FAIL, sentence, reinstall_command(version))
+    if not report.ok:
+        sentence = f"{Code.WORKER_RUNTIME_BROKEN.value}: {RUNTIME} {version}: {report.error or 'the self-test failed'}"
+        return Check(name, Result.FAIL, sentence, reinstall_command(version))
+    return Check(
+        name, Result.OK, f"{RUNTIME} {version} decoded {report.tokens} tokens at {report.tokens_per_second:.0f} tok/s"
+    )
+
+
+def judge_devices(child: ChildResult) -> Check:
+    """Which devices llama.cpp reports."""
+    report = _report(child.out, DevicesReport)
+    if report is None or not report.devices:
+        return Check("devices", Result.FAIL, f"llama.cpp reports no device: {child.last_words}", "rbee devices")
+    found = ", ".join(f"{device.backend.value} {device.description or device.name}" for device in report.devices)
+    return Check("devices", Result.OK, found)
+
+
+def reinstall_command(version: str) -> str:
+    """Builds the runtime anew for this processor; CMAKE_ARGS of the environment may be the fault, and is left out."""
+    python = shlex.quote(sys.executable)
+    pinned = f"{RUNTIME}=={version}" if version else RUNTIME
+    return (
+        f'CMAKE_ARGS="$(env -u CMAKE_ARGS {python} -m daemons.lifecycle.build_flags)" {python} -m pip install '
+        f"--force-reinstall --no-deps --no-cache-dir --no-binary {RUNTIME} {pinned}"
+    )
+
+
+def installed_version() -> str:
+    """Version of the installed runtime; empty when its metadata is gone."""
+    try:
+        return importlib.metadata.version(RUNTIME)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _report(out: str, form: type[ReportT]) -> ReportT | None:
+    """The report on the last line that is one; llama.cpp may have written before it."""
+    for line in reversed(out.splitlines()):
+        try:
+            return form.model_validate_json(line)
+        except ValidationError:
+            continue
+    try:
+        return form.model_validate_json(out)  # printed over several lines
+    except ValidationError:
+        return None
