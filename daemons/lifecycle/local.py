@@ -186,7 +186,7 @@ class _Starter:
                 run = answering.result()
                 took = round(time.monotonic() - began, 3)
                 self._narrate(f"the {self._kind.name} answers at {run.url}", pid=run.identity.pid, seconds=took)
-                # A daemon whose starter was killed may answer first; ours then finds the state taken and ends by itself.
+                # A daemon whose starter was killed may answer first; ours finds the state taken then, and ends.
                 return RunningDaemon(run, self._key, started_here=run.identity == child.identity)
             if ending.done():
                 await self._ended(ending.result())
