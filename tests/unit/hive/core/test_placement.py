@@ -35,9 +35,16 @@ def test_of_several_accelerators_the_one_with_the_most_free_memory() -> None:
     assert place_on(gpu(0, free=4 * GIB), gpu(1, free=6 * GIB), gpu(2, free=5 * GIB)).device.index == 1
 
 
-def test_more_context_counts_more_than_free_memory_elsewhere() -> None:
-    roomy = place_on(cpu(free=8 * GIB), gpu(free=DRIVER_BYTES + 60 * MIB))
-    assert roomy.device.backend is Backend.CPU, "the GPU does not even hold the weights"
+def test_the_cpu_takes_what_no_accelerator_can_hold() -> None:
+    assert place_on(cpu(free=8 * GIB), gpu(free=DRIVER_BYTES + 60 * MIB)).device.backend is Backend.CPU
+
+
+def test_a_longer_context_on_one_accelerator_counts_more_than_free_memory_on_another() -> None:
+    # Both are GPUs; the emptier one is asked for with an index, so only the context decides between the rest.
+    facts = model(context=8192)
+    whole = estimate_memory(facts.header, 8192, 4).total + DRIVER_BYTES
+    chosen = place(asked(), facts, rooms([gpu(0, free=whole - MIB), gpu(1, free=whole)], []), Defaults())
+    assert (chosen.device.index, chosen.context.ctx) == (1, 8192)
 
 
 def test_a_named_backend_is_kept() -> None:
@@ -171,7 +178,7 @@ def test_a_placement_always_fits_and_keeps_what_was_asked(
     try:
         placement = place(request, model(weights, context=8192), there, Defaults())
     except RbeeError as refused:
-        assert refused.code in {Code.RAM_INSUFFICIENT, Code.VRAM_INSUFFICIENT}  # noqa: PT017 - which of the two is open
+        assert refused.code in {Code.RAM_INSUFFICIENT, Code.VRAM_INSUFFICIENT}
         return
     assert placement.promised_bytes <= placement.device.memory_free
     assert ctx in (None, placement.context.ctx)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from daemons.contracts.workers import Backend, WorkerState
 from daemons.hive.core.room import rooms
-from tests.support.hive_rows import GIB, MIB, cpu, gpu, worker
+from tests.support.hive_rows import GIB, cpu, gpu, worker
 
 
 def test_nothing_is_taken_off_without_workers() -> None:
@@ -57,4 +57,3 @@ def test_figures_are_never_negative_nor_more_than_measured(held: list[tuple[int,
     assert room.device.memory_free + sum(row.memory_bytes for row in workers) <= max(
         16 * GIB, sum(row.memory_bytes for row in workers)
     )
-    assert MIB  # figures above are in bytes
