@@ -53,24 +53,6 @@ def check_bind(host: str, *, secured: bool) -> None:
         raise RbeeError(Code.INSECURE_BIND, f"{host} is not a loopback address, and there is no TLS for it")
 
 
-def bind(host: str, port: int, *, holder: Callable[[int], str] = lambda _port: "another program") -> socket.socket:
-    """A listening socket. `holder` names who has the port. Raises RbeeError(PORT_IN_USE)."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-        sock.listen(2048)
-    except OSError as error:
-        sock.close()
-        raise RbeeError(
-            Code.PORT_IN_USE,
-            f"cannot listen on {host} port {port}: {error.strerror}; it is held by {holder(port)}",
-            details={"host": host, "port": port},
-        ) from error
-    return sock
-
-
 def url_of(sock: socket.socket) -> str:
     """Address under which a bound socket answers."""
     host, port = sock.getsockname()[:2]

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import ValidationError
+
 import daemons
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.fleet import Health, ModelList, ModelRow, NodeStatus
@@ -93,6 +95,7 @@ class NodeWatcher:
         self._say = say
         self._client: DaemonClient | None = None
         self._wanted = False
+        self._problem = ""
         self._asked = asyncio.Event()
         self._status = NodeStatus.STOPPED
         self._silence: asyncio.TimerHandle | None = None
@@ -123,17 +126,25 @@ class NodeWatcher:
             await self._disconnect()
 
     async def _watch_once(self) -> None:
+        """Connect and follow, or find out why not. A stream that broke is opened again without delay."""
         try:
             address = await self._address()
             if address is not None:
-                await self._follow(address)
+                await self._connect(address)
         except RbeeError as error:
             self._failed(error)
         except Exception as error:
             get_logger().error("watching a node failed", node=self.name, exc_info=error)
             self._failed(RbeeError(Code.INTERNAL, f"watching node {self.name} failed: {type(error).__name__}"))
+        if self._client is None:
+            stopped = self._status is NodeStatus.STOPPED
+            await self._wait(self._policy.telemetry_interval_s if stopped else _RECONNECT_S)
+            return
+        try:
+            await self._follow(self._client)
+        except (RbeeError, ValidationError) as error:
+            get_logger().info("telemetry stream lost", node=self.name, reason=str(error))
         await self._disconnect()
-        await self._wait(_RECONNECT_S if self._status is not NodeStatus.STOPPED else self._policy.telemetry_interval_s)
 
     async def _address(self) -> HiveAddress | None:
         """Where the hive is; starts it when the node is wanted."""
@@ -146,22 +157,22 @@ class NodeWatcher:
             address = await self.hive.ensure(self._say)
         return address
 
-    async def _follow(self, address: HiveAddress) -> None:
-        """Read telemetry until the stream breaks."""
+    async def _connect(self, address: HiveAddress) -> None:
         peer = Peer(address.url, address.key, f"the hive of node {self.name}", Code.HIVE_UNREACHABLE)
         client = DaemonClient(peer, self._policy, on_retry=self._on_retry)
         try:
             self.version = await self._checked_version(client)
-            self.url = address.url
-            async with client.stream(HIVE_TELEMETRY, silence_s=self._policy.node_unreachable_s) as events:
-                async for event in events:
-                    if self._client is None:
-                        self._client, client = client, None  # type: ignore[assignment]
-                        await self.refresh_models()
-                    self._sampled(HiveTelemetry.model_validate_json(event.raw))
-        finally:
-            if client is not None:
-                await client.close()
+        except BaseException:
+            await client.close()
+            raise
+        self.url, self._client = address.url, client
+
+    async def _follow(self, client: DaemonClient) -> None:
+        """Read telemetry until the stream breaks."""
+        async with client.stream(HIVE_TELEMETRY, silence_s=self._policy.node_unreachable_s) as events:
+            await self.refresh_models()
+            async for event in events:
+                self._sampled(HiveTelemetry.model_validate_json(event.raw))
 
     async def _checked_version(self, client: DaemonClient) -> str:
         health = await client.get(HIVE_HEALTH, Health)
@@ -189,7 +200,7 @@ class NodeWatcher:
             self._say(f"{error.message}; next try in {wait_s:.1f} s", attempt=attempt, tries=tries)
 
     def _sampled(self, sample: HiveTelemetry) -> None:
-        self._wanted = False
+        self._wanted, self._problem = False, ""
         self._status = NodeStatus.REACHABLE
         self._post(NodeSampled(asyncio.get_running_loop().time(), self.name, sample))
         self._arm(self._policy.node_stale_s, NodeStatus.STALE)
@@ -207,14 +218,13 @@ class NodeWatcher:
             self._tell(status, f"no sample for {policy.node_unreachable_s:g} s")
 
     def _failed(self, error: RbeeError) -> None:
-        """The hive could not be started or reached, or its stream broke."""
-        if self._wanted:
-            self._wanted = False
-            self._status = NodeStatus.STOPPED
-            self._cancel_timer()
-            self._post(NodeFailed(asyncio.get_running_loop().time(), self.name, error))
-        else:
-            get_logger().info("node lost", node=self.name, code=error.code.value, reason=error.message)
+        """The hive could not be started or reached."""
+        if not self._wanted and error.message == self._problem:
+            return
+        self._wanted, self._problem = False, error.message
+        self._status = NodeStatus.UNREACHABLE if error.code is Code.HIVE_UNREACHABLE else NodeStatus.STOPPED
+        self._cancel_timer()
+        self._post(NodeFailed(asyncio.get_running_loop().time(), self.name, error, self._status))
 
     def _tell(self, status: NodeStatus, problem: str = "") -> None:
         if status in (NodeStatus.STOPPED, NodeStatus.STARTING):

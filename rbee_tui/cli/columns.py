@@ -1,6 +1,8 @@
 """What the listings show of each kind of row."""
 
+import os
 import time
+from typing import Any
 
 from daemons.contracts.fleet import LogLine, ModelRow, NodeRow
 from daemons.contracts.tasks import TaskRow
@@ -92,7 +94,7 @@ TASK_COLUMNS: tuple[Column[TaskRow], ...] = (
 
 SETTING_COLUMNS: tuple[Column[SettingRow], ...] = (
     Column("KEY", lambda row: row.key),
-    Column("VALUE", lambda row: ",".join(row.value) if isinstance(row.value, list) else str(row.value)),
+    Column("VALUE", lambda row: _setting(row.value)),
     Column("SOURCE", lambda row: row.source),
 )
 
@@ -119,6 +121,13 @@ def _unloaded_in(worker: WorkerRow) -> str:
     if worker.slots_available < worker.slots_total or not worker.last_active_at:
         return UNKNOWN
     return f"in {duration(worker.last_active_at + worker.idle_limit_s - time.time())}"
+
+
+def _setting(value: Any) -> str:
+    """As it would be written in the environment."""
+    if isinstance(value, list):
+        return os.pathsep.join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _took(task: TaskRow) -> str:

@@ -31,7 +31,9 @@ def placement_options(function: Function) -> Function:
 def generation_options(function: Function) -> Function:
     """--max-tokens, the sampling options, --stop."""
     for option in (
-        click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given again."),
+        click.option(
+            "--stop", multiple=True, callback=_as_list, metavar="TEXT", help="End before this text; may be repeated."
+        ),
         click.option("--frequency-penalty", type=float, metavar="X", help="-2 to 2."),
         click.option("--presence-penalty", type=float, metavar="X", help="-2 to 2."),
         click.option("--repeat-penalty", type=float, metavar="X", help="1 is off."),
@@ -44,6 +46,11 @@ def generation_options(function: Function) -> Function:
     ):
         function = option(function)
     return function
+
+
+def _as_list(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[str] | None:
+    """JSON knows lists, no tuples; none given leaves the default."""
+    return list(values) or None
 
 
 def _complete_backend(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

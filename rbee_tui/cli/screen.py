@@ -129,7 +129,7 @@ class Screen:
         if self.as_json:
             self._err.write(json.dumps({"error": error.as_dict()}) + "\n")
         else:
-            self._err.write(f"error {error.code.value}: {one_line(error.message)}\n")
+            self._err.write(f"error {error.code.value}: {_indented(error.message)}\n")
             self._err.write(f"hint: {one_line(error.hint)}\n")
             if error.request_id:
                 self._err.write(f"request id: {one_line(error.request_id)}\n")
@@ -157,6 +157,11 @@ class Screen:
             self._close_line()
             self._bar = LoadingBar(self._err)
         return self._bar
+
+
+def _indented(message: str) -> str:
+    """Lines below the first one, such as the end of a log, stand further right: none looks like a line of ours."""
+    return "\n".join(one_line(line) for line in message.split("\n")).replace("\n", "\n  ")
 
 
 def _as_json(value: object) -> Any:

@@ -116,7 +116,7 @@ async def run_task(session: QueenSession, request: TaskRequest, on_event: OnEven
         except RbeeError as error:
             wait = next(waits, None) if error.code in _BUSY and not reading.parts else None
             if wait is None:
-                raise _final(error, reading, request, retries, partials) from error
+                raise await _final(error, reading, request, retries, partials) from error
             wait = error.retry_after if error.retry_after is not None else wait
             retries += 1
             on_event(_retry_sentence(error, retries, session.policy.busy_tries, wait))
@@ -185,7 +185,7 @@ def _retry_sentence(error: RbeeError, retry: int, retries: int, wait_s: float) -
     )
 
 
-def _final(error: RbeeError, reading: _Reading, request: TaskRequest, retries: int, partials: Path) -> RbeeError:
+async def _final(error: RbeeError, reading: _Reading, request: TaskRequest, retries: int, partials: Path) -> RbeeError:
     """The error as it is shown at last: with the retries there were, and the file that keeps the text so far."""
     message, details = error.message, dict(error.details)
     if retries:
@@ -193,14 +193,14 @@ def _final(error: RbeeError, reading: _Reading, request: TaskRequest, retries: i
         details["retries"] = retries
     if reading.parts:
         details |= {"tokens": reading.tokens, "max_tokens": request.max_tokens}
-        message += f"; {reading.tokens} of at most {request.max_tokens} tokens had come"
+        message += f"; {reading.tokens} of at most {request.max_tokens} tokens had come, "
         try:
-            path = save_partial(partials, reading.task_id, reading.text)
+            path = await asyncio.to_thread(save_partial, partials, reading.task_id, reading.text)
         except (OSError, ValueError) as problem:
-            message += f", and their text could not be saved: {problem}"
+            message += f"and their text could not be saved: {problem}"
         else:
             details["partial_file"] = str(path)
-            message += f", their text is in {path}"
+            message += f"their text is in {path}"
     final = RbeeError(error.code, message, details=details, hint=error.hint)
     final.request_id = error.request_id
     return final

@@ -17,7 +17,7 @@ from rbee_tui.keeper.session import QueenSession, read_event
 
 OnLine = Callable[[LogLine], None]
 
-_SINCE = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+_SINCE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp
 
-from daemons.kit.server import bind, serve, url_of
+from daemons.kit.procs import bind_listening
+from daemons.kit.server import serve, url_of
 
 
 class RecordingService:
@@ -37,7 +38,7 @@ class RecordingService:
 async def running(app: ASGIApp, service: RecordingService | None = None, drain_s: float = 1.0) -> AsyncIterator[str]:
     """Serve `app` on a free port of the loopback interface; yields its URL."""
     service = service or RecordingService()
-    sock = bind("127.0.0.1", 0)
+    sock = bind_listening("127.0.0.1", 0)
     serving = asyncio.create_task(serve(service, app, sock, drain_s=drain_s))
     try:
         yield url_of(sock)

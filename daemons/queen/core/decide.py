@@ -158,8 +158,7 @@ def _node_changed(state: State, event: events.NodeChanged, out: list[Effect]) ->
 
 def _node_failed(state: State, event: events.NodeFailed, out: list[Effect]) -> None:
     node = state.nodes[event.node]
-    if node.status is NodeStatus.STARTING:
-        node.status = NodeStatus.STOPPED
+    node.status = event.status
     node.problem = event.error.message
     for load in state.loads_on(node.name):
         if load.stage is LoadStage.ENSURING:

@@ -59,6 +59,7 @@ class NodeFailed:
     at: float
     node: str
     error: RbeeError
+    status: NodeStatus = NodeStatus.STOPPED
 
 
 @dataclass(frozen=True, slots=True)

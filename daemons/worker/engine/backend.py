@@ -109,8 +109,8 @@ class Backend(Vocabulary, Protocol):
     def truncate(self, sequence: int, length: int) -> bool:
         """Forget all from position `length` on; False when the memory cannot do that in part."""
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Give `target` (empty) the first `length` tokens of `source`."""
+    def copy(self, source: int, target: int, length: int) -> bool:
+        """Give `target` (empty) the first `length` tokens of `source`; False when the memory cannot do that in part."""
 
     def close(self) -> None:
         """Free context and model; may be called twice."""

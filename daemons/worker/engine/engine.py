@@ -169,7 +169,7 @@ class Engine:
         try:
             self._backend.load(progress)
             info = self._backend.info
-            self._scheduler = Scheduler(self._slots, info.ctx, info.cells, self._batch)
+            self._scheduler = Scheduler(self._slots, info.ctx, self._batch)
         except RbeeError as error:
             self._events.append(LoadFailed(error.code, error.message, error.details))
             return None
@@ -246,17 +246,15 @@ class Engine:
     def _prepare_memory(self, scheduler: Scheduler, admission: Admission) -> None:
         """Make llama.cpp's memory what the scheduler's books say; a prefix that cannot be kept is computed again."""
         slot, prefix = admission.running.slot, admission.prefix
-        evict = admission.evict
         if prefix.source == slot:
-            if not self._backend.truncate(slot, prefix.length):
-                self._backend.truncate(slot, 0)
-                evict += scheduler.forget_prefix(admission.running)
+            kept = self._backend.truncate(slot, prefix.length)
         else:
-            self._backend.truncate(slot, 0)
+            kept = self._backend.truncate(slot, 0)
             if prefix.length:
-                self._backend.copy(prefix.source, slot, prefix.length)
-        for idle in evict:
-            self._backend.truncate(idle, 0)
+                kept = self._backend.copy(prefix.source, slot, prefix.length)
+        if not kept:
+            self._backend.truncate(slot, 0)
+            scheduler.forget_prefix(admission.running)
 
     # -- ends ----------------------------------------------------------------------------------------------------
 
@@ -346,8 +344,6 @@ class Engine:
     def _compute(self, scheduler: Scheduler, work: list[Work]) -> bool:
         """Decode and sample; on failure the same in smaller parts, down to one token. False: nothing was decoded."""
         status = self._backend.decode([item.span for item in work])
-        if status is DecodeStatus.NO_CELLS and self._drop_idle_caches(scheduler):
-            status = self._backend.decode([item.span for item in work])
         if status is DecodeStatus.OK:
             scheduler.decoded(work)
             self._sample(scheduler, work)
@@ -364,13 +360,6 @@ class Engine:
             if still_there:
                 decoded |= self._compute(scheduler, still_there)
         return decoded
-
-    def _drop_idle_caches(self, scheduler: Scheduler) -> bool:
-        idle = scheduler.idle_caches()
-        for slot in idle:
-            scheduler.kv.truncate(slot, 0)
-            self._backend.truncate(slot, 0)
-        return bool(idle)
 
     def _restored(self, scheduler: Scheduler, work: list[Work]) -> list[Work]:
         """Take the sequences back to before the failed batch; those whose memory cannot do that fail here."""

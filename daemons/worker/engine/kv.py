@@ -1,7 +1,8 @@
-"""Which tokens each sequence holds in the one unified KV cache. Bookkeeping only: no llama.cpp, no I/O.
+"""Which tokens each sequence holds in the KV cache. Bookkeeping only: no llama.cpp, no I/O.
 
-A cell holds one position and may belong to several sequences (a copied prefix costs nothing), so cells are counted by
-reference. Every change made here is made in llama.cpp's memory by the caller, in the same order.
+Each slot is one sequence with cells of its own, as many as its context has tokens. Attention then reads one sequence's
+cells and not all slots' (llama.cpp's unified layout, where eight requests cost each other 5 % at 1,000 cells and more
+with every further one). Every change made here is made in llama.cpp's memory by the caller, in the same order.
 """
 
 from collections.abc import Sequence
@@ -38,21 +39,18 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 class KvCache:
-    """Tokens and cells per sequence id (0 to `sequences` - 1), in a cache of `cells` cells."""
+    """Tokens per sequence id (0 to `sequences` - 1), at most `cells` in each."""
 
     def __init__(self, sequences: int, cells: int) -> None:
         self.cells = cells
         self._tokens: list[list[int]] = [[] for _ in range(sequences)]
-        self._cells: list[list[int]] = [[] for _ in range(sequences)]
-        self._refs = [0] * cells
-        self._free = list(range(cells - 1, -1, -1))
         self._last_used = [0] * sequences
         self._tick = 0
 
     @property
     def used(self) -> int:
-        """Cells that belong to at least one sequence."""
-        return self.cells - len(self._free)
+        """Cells that hold a token, over all sequences."""
+        return sum(map(len, self._tokens))
 
     def length(self, sequence: int) -> int:
         return len(self._tokens[sequence])
@@ -67,42 +65,24 @@ class KvCache:
         self._last_used[sequence] = self._tick
 
     def append(self, sequence: int, tokens: Sequence[int]) -> None:
-        """The tokens were decoded behind what the sequence holds. Raises ValueError when there are not enough cells."""
-        if len(tokens) > len(self._free):
-            raise ValueError(f"{len(tokens)} cells needed, {len(self._free)} of {self.cells} free")
-        self._tokens[sequence].extend(tokens)
-        owned = self._cells[sequence]
-        for _ in tokens:
-            cell = self._free.pop()
-            self._refs[cell] = 1
-            owned.append(cell)
+        """The tokens were decoded behind what the sequence holds. Raises ValueError when it has no cells for them."""
+        held = self._tokens[sequence]
+        if len(held) + len(tokens) > self.cells:
+            raise ValueError(f"sequence {sequence} holds {len(held)} of {self.cells} cells, {len(tokens)} more needed")
+        held.extend(tokens)
 
     def truncate(self, sequence: int, length: int) -> None:
         """Keep the first `length` tokens of the sequence."""
-        owned = self._cells[sequence]
-        for cell in owned[length:]:
-            self._refs[cell] -= 1
-            if not self._refs[cell]:
-                self._free.append(cell)
-        del owned[length:]
         del self._tokens[sequence][length:]
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Share the first `length` cells of `source` with the empty sequence `target`."""
-        if self._tokens[target]:
-            raise ValueError(
-                f"sequence {target} holds {len(self._tokens[target])} tokens; only an empty one is a target"
-            )
+        """Replace what `target` holds by the first `length` tokens of `source`."""
         if length > len(self._tokens[source]):
             raise ValueError(f"sequence {source} holds {len(self._tokens[source])} tokens, {length} asked for")
-        shared = self._cells[source][:length]
-        for cell in shared:
-            self._refs[cell] += 1
-        self._cells[target] = shared
         self._tokens[target] = self._tokens[source][:length]
 
     def best_prefix(self, prompt: Sequence[int], among: Sequence[int]) -> Prefix:
-        """The sequence of `among` that holds most of the start of `prompt`.
+        """The sequence of `among` that holds most of the start of `prompt`; the first of equals.
 
         At least the last token of the prompt is never counted: its logits must be computed.
         """
@@ -115,24 +95,13 @@ class KvCache:
         return best
 
     def choose_slot(self, prompt: Sequence[int], free: Sequence[int]) -> int:
-        """The free sequence to put `prompt` in: one that mostly holds it already, else the least recently used."""
+        """The free sequence to put `prompt` in.
+
+        One that mostly holds it already; else the first empty one (llama.cpp computes neighbours together); else the
+        least recently used.
+        """
         own = self.best_prefix(prompt, free)
         if own.length and own.length >= KEEP_SHARE * len(self._tokens[own.source]):
             return own.source
-        return min(free, key=lambda sequence: (bool(self._tokens[sequence]), self._last_used[sequence]))
-
-    def evictions(self, needed: int, idle: Sequence[int]) -> list[int] | None:
-        """Idle sequences to empty, least recently used first, so that `needed` cells are free; None: not even then."""
-        refs_gone: dict[int, int] = {}
-        free = len(self._free)
-        chosen: list[int] = []
-        for sequence in sorted(idle, key=lambda sequence: self._last_used[sequence]):
-            if free >= needed:
-                break
-            if not self._cells[sequence]:
-                continue
-            chosen.append(sequence)
-            for cell in self._cells[sequence]:
-                refs_gone[cell] = refs_gone.get(cell, 0) + 1
-                free += refs_gone[cell] == self._refs[cell]
-        return chosen if free >= needed else None
+        empty = [sequence for sequence in free if not self._tokens[sequence]]
+        return min(empty) if empty else min(free, key=lambda sequence: self._last_used[sequence])

@@ -1,8 +1,8 @@
 """Who runs and what each step computes. Pure: requests in, batches out; no llama.cpp, clock or thread.
 
-A request is admitted to a slot when the KV cache can hold it to its last token, whatever the others do; so nothing that
-runs is ever preempted. A step takes one token of every generating sequence first and fills the rest of the batch with
-prompt chunks, oldest request first.
+A slot has cells for a whole context, so an admitted request can always run to its last token and nothing is ever
+preempted. A step takes one token of every generating sequence first and fills the rest of the batch with prompt chunks,
+oldest request first.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,14 +14,17 @@ from daemons.worker.engine.kv import NOTHING_CACHED, KvCache, Prefix
 from daemons.worker.engine.request import EmbedRequest, GenerateRequest
 
 
+SHORTEST_COPY = 16
+COPY_SHARE = 256
+
+
 @dataclass(slots=True, eq=False)
 class Running:
-    """A request in a slot. `ceiling`: tokens it may generate; `cells`: KV cells it needs at most."""
+    """A request in a slot. `ceiling`: tokens it may generate; `cached`: tokens of its prompt taken from the cache."""
 
     request: GenerateRequest | EmbedRequest
     slot: int
     ceiling: int
-    cells: int
     cached: int = 0
     generated: int = 0
     last_token: int = -1
@@ -29,14 +32,12 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What must happen in llama.cpp's memory before the first step, in this order: `prefix`, then `evict`.
-
-    ``prefix.source`` equal to the slot keeps that many tokens of it; another source is copied into the emptied slot.
+    """A slot is taken. llama.cpp's memory must follow: keep `prefix.length` tokens of the slot when it is the prefix's
+    source itself; else empty it and copy them from the source.
     """
 
     running: Running
     prefix: Prefix
-    evict: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,10 @@ class Work:
 
 @dataclass(slots=True)
 class Scheduler:
-    """Slots 0 to `slots` - 1 of `ctx` tokens each, a KV cache of `cells`, batches of at most `batch` tokens."""
+    """Slots 0 to `slots` - 1 of `ctx` tokens each; batches of at most `batch` tokens."""
 
     slots: int
     ctx: int
-    cells: int
     batch: int
     kv: KvCache = field(init=False)
     running: dict[str, Running] = field(init=False, default_factory=dict)
@@ -66,7 +66,7 @@ class Scheduler:
                 f"a batch of {self.batch} tokens cannot serve {self.slots} slots: each needs one token per step",
                 details={"batch": self.batch, "slots": self.slots},
             )
-        self.kv = KvCache(self.slots, self.cells)
+        self.kv = KvCache(self.slots, self.ctx)
         self._free = list(range(self.slots))
 
     @property
@@ -80,33 +80,30 @@ class Scheduler:
         """
         prompt = request.tokens
         self._check_length(len(prompt))
-        ceiling = min(request.max_tokens, self.ctx - len(prompt))
-        cells = len(prompt) + ceiling - 1
-        self._check_room(request.id, cells)
+        self._check_slot(request.id)
         slot = self.kv.choose_slot(prompt if request.cache_prompt else (), self._free)
         prefix = self._prefix(request, slot, reusable)
-        running = Running(request, slot, ceiling, cells, cached=prefix.length)
-        self._place(running, prefix)
-        return Admission(running, prefix, self._make_room())
+        running = Running(request, slot, min(request.max_tokens, self.ctx - len(prompt)), cached=prefix.length)
+        return self._place(running, prefix)
 
     def admit_embedding(self, request: EmbedRequest) -> Admission:
         """Give the request a slot, emptied. Raises as `admit`."""
         for tokens in request.inputs:
             self._check_length(len(tokens), answer=0)
-        cells = max(map(len, request.inputs))
-        self._check_room(request.id, cells)
-        running = Running(request, self.kv.choose_slot((), self._free), 0, cells)
-        self._place(running, NOTHING_CACHED)
-        return Admission(running, NOTHING_CACHED, self._make_room())
+        self._check_slot(request.id)
+        return self._place(Running(request, self.kv.choose_slot((), self._free), 0), NOTHING_CACHED)
 
-    def forget_prefix(self, running: Running) -> tuple[int, ...]:
-        """llama.cpp could not keep the prefix after all: the whole prompt is computed. Returns slots to empty."""
+    def forget_prefix(self, running: Running) -> None:
+        """llama.cpp could not keep the prefix after all: the whole prompt is computed."""
         self.kv.truncate(running.slot, 0)
         running.cached = 0
-        return self._make_room()
 
     def plan(self) -> list[Work]:
-        """The next batch: generating sequences first, then prompt chunks, oldest request first."""
+        """The next batch: a token of every generating sequence, then prompt chunks, oldest request first.
+
+        In order of slots: llama.cpp computes sequences of one batch together only where their numbers follow each
+        other.
+        """
         room = self.batch
         work: list[Work] = []
         waiting: list[tuple[Running, GenerateRequest]] = []
@@ -127,6 +124,7 @@ class Scheduler:
             chunk = request.tokens[done : done + room]
             work.append(Work(running, Span(running.slot, done, chunk, done + len(chunk) == len(request.tokens))))
             room -= len(chunk)
+        work.sort(key=lambda item: item.running.slot)
         return work
 
     def decoded(self, work: Iterable[Work]) -> None:
@@ -153,10 +151,6 @@ class Scheduler:
         self._free.append(running.slot)
         return running
 
-    def idle_caches(self) -> list[int]:
-        """Slots without a request that hold tokens."""
-        return [slot for slot in self._free if self.kv.length(slot)]
-
     def _check_length(self, tokens: int, *, answer: int = 1) -> None:
         if not tokens:
             raise RbeeError(Code.INVALID_REQUEST, "the prompt is empty: 0 tokens", details={"prompt_tokens": 0})
@@ -168,22 +162,14 @@ class Scheduler:
                 details={"prompt_tokens": tokens, "ctx": self.ctx},
             )
 
-    def _check_room(self, id: str, cells: int) -> None:
+    def _check_slot(self, id: str) -> None:
         if id in self.running:
             raise RbeeError(Code.INVALID_REQUEST, f"request {id} is running already", details={"id": id})
-        reserved = sum(running.cells for running in self.running.values())
-        if not self._free or reserved + cells > self.cells:
+        if not self._free:
             raise RbeeError(
                 Code.ALL_SLOTS_BUSY,
-                f"{self.slots_busy} of {self.slots} slots are busy, {reserved} of {self.cells} KV cells are promised"
-                f" and {cells} are needed",
-                details={
-                    "slots_total": self.slots,
-                    "slots_busy": self.slots_busy,
-                    "kv_cells_total": self.cells,
-                    "kv_cells_promised": reserved,
-                    "kv_cells_needed": cells,
-                },
+                f"{self.slots_busy} of {self.slots} slots are busy",
+                details={"slots_total": self.slots, "slots_busy": self.slots_busy},
             )
 
     def _prefix(self, request: GenerateRequest, slot: int, reusable: Callable[[int, int], bool]) -> Prefix:
@@ -193,33 +179,28 @@ class Scheduler:
         candidates = [slot, *(other for other in range(self.slots) if other != slot)]
         while candidates:
             best = self.kv.best_prefix(request.tokens, candidates)
-            if not best.length or reusable(best.source, best.length):
+            worth_it = best.source == slot or best.length >= self._shortest_copy
+            if best.length and worth_it and reusable(best.source, best.length):
                 return best
-            candidates.remove(best.source)
+            candidates.remove(best.source) if best.length else candidates.clear()
         return NOTHING_CACHED
 
-    def _place(self, running: Running, prefix: Prefix) -> None:
+    @property
+    def _shortest_copy(self) -> int:
+        """A copy moves the cells of a whole context, which takes about as long as computing a 256th of as many tokens."""
+        return max(SHORTEST_COPY, self.ctx // COPY_SHARE)
+
+    def _place(self, running: Running, prefix: Prefix) -> Admission:
         slot = running.slot
         if prefix.source == slot:
             self.kv.truncate(slot, prefix.length)
+        elif prefix.length:
+            self.kv.copy(prefix.source, slot, prefix.length)
         else:
             self.kv.truncate(slot, 0)
-            if prefix.length:
-                self.kv.copy(prefix.source, slot, prefix.length)
         self._free.remove(slot)
         self.running[running.request.id] = running
-
-    def _make_room(self) -> tuple[int, ...]:
-        """Empty idle caches until every running request can grow to its last token."""
-        growth = sum(running.cells - self.kv.length(running.slot) for running in self.running.values())
-        chosen = self.kv.evictions(growth, self.idle_caches())
-        if chosen is None:
-            raise AssertionError(
-                f"{growth} cells promised, and {self.kv.used} of {self.cells} used by running requests"
-            )
-        for slot in chosen:
-            self.kv.truncate(slot, 0)
-        return tuple(chosen)
+        return Admission(running, prefix)
 
 
 def halves(work: Sequence[Work]) -> tuple[list[Work], list[Work]]:

@@ -52,8 +52,11 @@ def logs(call: Call, node: str | None, worker: str | None, since_s: float | None
     if follow:
         call.run(_follow(call, query, show))
         return
-    for line in call.run(_read(call, query)):
+    lines = call.run(_read(call, query))
+    for line in lines:
         show(line)
+    if not lines:
+        call.screen.say("there are no such lines")
 
 
 async def _follow(call: Call, query: LogQuery, show: OnLine) -> None:

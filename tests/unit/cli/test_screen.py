@@ -89,7 +89,7 @@ def test_an_error_with_json_is_one_object_on_stderr() -> None:
 def test_a_message_cannot_forge_lines_or_drive_the_terminal() -> None:
     doors = Doors(terminal=True)
     doors.screen().error(RbeeError(Code.INTERNAL, "one\nerror FAKE: two\x1b[2J", hint="a\nb"))
-    assert doors.err.getvalue() == "error INTERNAL: one error FAKE: two\nhint: a b\n"
+    assert doors.err.getvalue() == "error INTERNAL: one\n  error FAKE: two\nhint: a b\n"
 
 
 @pytest.mark.parametrize(("terminal", "expected"), [(True, "red\n"), (False, "\x1b[31mred\n")])

@@ -1,4 +1,4 @@
-"""An answer: checked before the network, streamed, retried while the queue is full, kept when cut, cancelled on demand."""
+"""An answer: checked before the network, streamed, tried again while the queue is full, kept when cut, cancelled."""
 
 import asyncio
 import threading
@@ -195,7 +195,9 @@ class TestCutStreams:
         self, installed: Installation, queen: FakeQueen, told: Told
     ) -> None:
         queen.answers = [[token("Once ", 0), token("upon", 1), failure(Code.WORKER_CRASHED, "w-1 was killed")]]
-        with pytest.raises(RbeeError, match=r"w-1 was killed; 2 of at most 100 tokens had come, their text is in") as raised:
+        with pytest.raises(
+            RbeeError, match=r"w-1 was killed; 2 of at most 100 tokens had come, their text is in"
+        ) as raised:
             await ask(installed, told)
         error = raised.value
         path = Path(error.details["partial_file"])
@@ -212,9 +214,7 @@ class TestCutStreams:
             await ask(installed, told)
         assert (raised.value.code, raised.value.request_id) == (Code.UPSTREAM_LOST, installed.request_id)
 
-    async def test_without_text_there_is_no_file(
-        self, installed: Installation, queen: FakeQueen, told: Told
-    ) -> None:
+    async def test_without_text_there_is_no_file(self, installed: Installation, queen: FakeQueen, told: Told) -> None:
         queen.answers = [[failure(Code.WORKER_CRASHED, "early")]]
         with pytest.raises(RbeeError, match="^early$") as raised:
             await ask(installed, told)

@@ -115,7 +115,9 @@ class TestConnecting:
         async with await connect(installation, heard) as session:
             assert (session.address.url, session.address.source) == (queen.url, "run file")
 
-    async def test_a_wrong_key_is_refused_by_name(self, environ: dict[str, str], queen: FakeQueen, heard: Heard) -> None:
+    async def test_a_wrong_key_is_refused_by_name(
+        self, environ: dict[str, str], queen: FakeQueen, heard: Heard
+    ) -> None:
         installation = open_installation(queen_url=queen.url, environ={**environ, "RBEE_QUEEN_KEY": "wrong"})
         async with await connect(installation, heard) as session:
             with pytest.raises(RbeeError) as raised:

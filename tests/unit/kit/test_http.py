@@ -18,7 +18,8 @@ from daemons.kit.app import Handler, Result, build_app
 from daemons.kit.auth import Keyring
 from daemons.kit.client import DaemonClient, Event, Peer, until_end
 from daemons.kit.policy import Policy
-from daemons.kit.server import bind, check_bind
+from daemons.kit.procs import bind_listening
+from daemons.kit.server import check_bind
 from daemons.kit.sse import SseResponse, encode_event
 from tests.support.http_service import RecordingService, running
 
@@ -149,7 +150,7 @@ async def test_client_refuses_an_answer_of_another_shape() -> None:
 
 
 async def test_client_counts_its_tries_when_nobody_answers() -> None:
-    with bind("127.0.0.1", 0) as free:
+    with bind_listening("127.0.0.1", 0) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     retries: list[int] = []
     async with client_of(url, on_retry=lambda attempt, *_: retries.append(attempt)) as client:
@@ -236,14 +237,6 @@ async def test_drain_is_cut_at_its_limit() -> None:
     async with running(app_of(Daemon.WORKER), service, drain_s=0.05) as url, raw(url) as http:
         await http.get("/health")
     assert service.calls == ["start", "begin_drain", "close"]
-
-
-def test_a_taken_port_is_named_with_its_holder() -> None:
-    with bind("127.0.0.1", 0) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(RbeeError, match=f"port {port}.*nginx") as caught:
-            bind("127.0.0.1", port, holder=lambda _port: "nginx (pid 7)")
-    assert caught.value.code is Code.PORT_IN_USE
 
 
 @pytest.mark.parametrize(("host", "secured", "ok"), [("127.0.0.1", False, True), ("0.0.0.0", False, False)])

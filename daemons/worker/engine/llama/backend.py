@@ -44,7 +44,7 @@ class LoadOptions:
 
 
 class LlamaBackend:
-    """The engine's backend on llama.cpp: unified KV cache, flash attention where llama.cpp chooses it."""
+    """The engine's backend on llama.cpp: cells per slot, flash attention where llama.cpp chooses it."""
 
     def __init__(self, options: LoadOptions) -> None:
         self.options = options
@@ -262,8 +262,10 @@ class LlamaBackend:
     def truncate(self, sequence: int, length: int) -> bool:
         return not self._memory or bool(llama.llama_memory_seq_rm(self._memory, sequence, length, -1))
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        llama.llama_memory_seq_cp(self._memory, source, target, 0, length)
+    def copy(self, source: int, target: int, length: int) -> bool:
+        """Between sequences with cells of their own llama.cpp copies everything or nothing; the rest is cut off."""
+        llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        return self.truncate(target, length)
 
 
 class _Batch:
@@ -332,7 +334,7 @@ def model_parameters(options: LoadOptions, devices: Any) -> Any:
 
 
 def context_parameters(options: LoadOptions, ctx: int, *, every_output: bool) -> Any:
-    """The same settings that llama-server uses, for `slots` sequences in one unified KV cache."""
+    """llama-server's settings, for `slots` sequences of `ctx` tokens, each with cells of its own."""
     parameters = llama.llama_context_default_params()
     parameters.n_ctx = ctx * options.slots
     parameters.n_batch = options.batch
@@ -344,7 +346,7 @@ def context_parameters(options: LoadOptions, ctx: int, *, every_output: bool) ->
     parameters.flash_attn_type = FLASH_ATTENTION_AUTO
     parameters.offload_kqv = bool(options.device)
     parameters.op_offload = bool(options.device)
-    parameters.kv_unified = True
+    parameters.kv_unified = False
     parameters.swa_full = False
     parameters.no_perf = True
     return parameters

@@ -17,8 +17,8 @@ from daemons.kit.policy import Policy
 from tests.support.hive_rows import GIB, MIB, cpu, host, model, stats
 
 POLICY = Policy(load_base_s=60, worker_http_s=10, health_interval_s=5, idle_worker_s=40, drain_s=8, term_s=2)
-DEVICE = cpu(free=2 * GIB, total=4 * GIB, cores=3)
-SIZES = st.sampled_from([10 * MIB, 300 * MIB, 900 * MIB, 3 * GIB])
+DEVICE = cpu(free=GIB, total=4 * GIB, cores=3)
+SIZES = st.sampled_from([10 * MIB, 600 * MIB, 3 * GIB])
 PICK = st.integers(min_value=0, max_value=1_000_000)
 
 
@@ -36,6 +36,7 @@ class HiveLife(RuleBasedStateMachine):
         self.running: list[str] = []
         self.watched: Counter[str] = Counter()
         self.stopped: set[str] = set()
+        self.unwanted: set[str] = set()
         self.happens(ev.Measured(self.at, [DEVICE], host()))
 
     def happens(self, event: ev.Event) -> None:
@@ -125,6 +126,7 @@ class HiveLife(RuleBasedStateMachine):
     @rule(number=PICK, drain_s=st.sampled_from([None, 0.0, 3.0]))
     def somebody_stops_a_worker(self, number: int, drain_s: float | None) -> None:
         worker_id = self.pick([*self.running, *self.starting, "w-ffffffff"], number)
+        self.unwanted.add(worker_id)
         self.happens(ev.StopAsked(self.at, self.ticket(), worker_id, drain_s))
 
     @rule(number=PICK)
@@ -132,9 +134,10 @@ class HiveLife(RuleBasedStateMachine):
         worker_id = self.pick([*self.running, "w-ffffffff"], number)
         self.happens(ev.ExitAsked(self.at, self.ticket(), worker_id))
 
-    @precondition(lambda self: self.count > 20)
+    @precondition(lambda self: self.count > 6)
     @rule()
     def the_hive_ends(self) -> None:
+        self.unwanted |= {*self.running, *self.starting}
         self.happens(ev.StopAllAsked(self.at, self.ticket(), None))
 
     @invariant()
@@ -156,6 +159,7 @@ class HiveLife(RuleBasedStateMachine):
     def whoever_is_being_ended_was_told_to(self) -> None:
         ending = {WorkerState.UNHEALTHY, WorkerState.FAILED}
         assert {row.id for row in self.registry.workers if row.state in ending} <= self.stopped
+        assert self.unwanted & set(self.running) <= self.stopped
 
     def teardown(self) -> None:
         while self.preflights or self.starting:

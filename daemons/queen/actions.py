@@ -1,0 +1,234 @@
+"""The effects that do I/O: spawn and follow a worker, evict one, relay a task. Each comes back as one event."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import structlog
+
+from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.events import EventType, Narration
+from daemons.contracts.ids import new_request_id
+from daemons.contracts.routes import HIVE_SPAWN, HIVE_WORKER_EXITS, HIVE_WORKER_SHUTDOWN, WORKER_PROGRESS
+from daemons.contracts.workers import (
+    HiveWorker,
+    ShutdownRequest,
+    SpawnedWorker,
+    WorkerExit,
+    WorkerExitList,
+)
+from daemons.kit.client import REQUEST_ID_HEADER, DaemonClient, Peer, error_in, until_end
+from daemons.kit.logs import REQUEST_ID_KEY
+from daemons.kit.policy import Policy
+from daemons.queen.core.effects import EvictWorker, SpawnWorker
+from daemons.queen.core.events import (
+    Event,
+    RelayEnd,
+    RelayEnded,
+    SpawnAnswered,
+    WorkerEvicted,
+    WorkerLoaded,
+)
+from daemons.queen.core.state import State
+from daemons.queen.nodes import NodeWatcher
+from daemons.queen.relay import Relay
+from daemons.queen.store import QueenStore
+from daemons.queen.tasks import TaskRecord
+
+_EXIT_OF_LOAD_S = 6.0
+"""The hive waits up to 4 s for a worker that is just dying."""
+
+_EXIT_OF_RELAY_S = 1.0
+_STOP_MARGIN_S = 15.0
+_LOAD_MARGIN_S = 10.0
+"""The hive ends a load that takes too long; only if it does not, we give up a little later."""
+
+
+class Audience(Protocol):
+    """Where actions tell what they do."""
+
+    def post(self, event: Event) -> None: ...
+
+    def tell_load(self, load_id: int, narration: Narration) -> None:
+        """A sentence for all tasks that wait for a load."""
+
+    def pass_on_load(self, load_id: int, kind: str, raw: str) -> None:
+        """An event for all tasks that wait for a load."""
+
+    def say(self, record: TaskRecord, actor: str, text: str, **fields: object) -> None:
+        """A sentence for one task."""
+
+
+class WorkerClients:
+    """One client per worker, so that connections are kept alive between tasks."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._clients: dict[str, DaemonClient] = {}
+
+    def of(self, worker: HiveWorker) -> DaemonClient:
+        client = self._clients.get(worker.id)
+        if client is None or client.peer.url != worker.url:
+            peer = Peer(worker.url, worker.key, f"worker {worker.id}", Code.WORKER_CRASHED)
+            client = self._clients[worker.id] = DaemonClient(peer, self._policy)
+        return client
+
+    async def close(self, worker_id: str) -> None:
+        client = self._clients.pop(worker_id, None)
+        if client is not None:
+            await client.close()
+
+    async def close_all(self) -> None:
+        for worker_id in list(self._clients):
+            await self.close(worker_id)
+
+
+class Actions:
+    """What effects do. Reads the state, never changes it."""
+
+    def __init__(
+        self,
+        state: State,
+        watchers: Mapping[str, NodeWatcher],
+        policy: Policy,
+        store: QueenStore,
+        audience: Audience,
+        *,
+        now: Callable[[], float],
+    ) -> None:
+        self.clients = WorkerClients(policy)
+        self._state = state
+        self._watchers = watchers
+        self._policy = policy
+        self._store = store
+        self._audience = audience
+        self._now = now
+
+    async def spawn(self, effect: SpawnWorker) -> Event:
+        """Have a worker started and follow its load. Raises RbeeError with the hive's word on why it failed."""
+        hive = self._watchers[effect.node].client
+        request_id = structlog.contextvars.get_contextvars().get(REQUEST_ID_KEY) or new_request_id()
+        spawned = await hive.get(
+            HIVE_SPAWN,
+            SpawnedWorker,
+            body=effect.request,
+            headers={REQUEST_ID_HEADER: str(request_id)},
+            timeout_s=3 * self._policy.worker_http_s,
+        )
+        worker = HiveWorker.model_validate(spawned.model_dump(exclude={"narration"}))
+        for narration in spawned.narration:
+            self._audience.tell_load(effect.load_id, narration)
+        self._audience.post(SpawnAnswered(self._now(), effect.load_id, worker))
+        await self._follow_load(effect, worker)
+        return WorkerLoaded(self._now(), effect.load_id)
+
+    async def _follow_load(self, effect: SpawnWorker, worker: HiveWorker) -> None:
+        began = self._now()
+        try:
+            async with asyncio.timeout(self._policy.load_limit_s(worker.memory_bytes) + _LOAD_MARGIN_S):
+                await self._read_progress(effect.load_id, worker)
+        except TimeoutError:
+            raise RbeeError(
+                Code.LOADING_TIMEOUT,
+                f"worker {worker.id} did not load {worker.model_ref} within {self._now() - began:.0f} s",
+                details={"worker": worker.id, "seconds": round(self._now() - began, 1)},
+            ) from None
+        except RbeeError as error:
+            raise await self._why_not_loaded(effect.node, worker, error) from error
+        text = f"{worker.model_ref} is loaded: {worker.slots_total} slots of {worker.ctx} tokens"
+        seconds = round(self._now() - began, 3)
+        fields = {"slots": worker.slots_total, "ctx": worker.ctx, "seconds": seconds}
+        narration = Narration(actor=f"worker {worker.id}", text=f"{text}, after {seconds:.1f} s", fields=fields)
+        self._audience.tell_load(effect.load_id, narration)
+
+    async def _read_progress(self, load_id: int, worker: HiveWorker) -> None:
+        client = self.clients.of(worker)
+        async with client.stream(WORKER_PROGRESS) as events:
+            async for event in until_end(events, client.peer.name):
+                if event.type == EventType.PROGRESS:
+                    self._audience.pass_on_load(load_id, event.type, event.raw)
+                failure = error_in(event)
+                if failure is not None:
+                    raise failure
+
+    async def _why_not_loaded(self, node: str, worker: HiveWorker, seen: RbeeError) -> RbeeError:
+        """The hive saw the process end, and knows its last log lines."""
+        found = await self.exit_of(node, worker.id, _EXIT_OF_LOAD_S)
+        if found is not None and found.error is not None:
+            return RbeeError.from_dict(found.error)
+        if found is None and seen.code not in (Code.UPSTREAM_LOST, Code.WORKER_CRASHED, Code.DRAINING):
+            return seen
+        how = f": {found.how}" if found is not None else ""
+        return RbeeError(
+            Code.WORKER_START_FAILED,
+            f"worker {worker.id} ended before {worker.model_ref} was loaded{how} ({seen.message})",
+            details={"worker": worker.id, "model": worker.model_ref},
+        )
+
+    async def exit_of(self, node: str, worker_id: str, limit_s: float) -> WorkerExit | None:
+        """How a worker ended, as its hive saw it; None when it lives or the hive does not answer."""
+        try:
+            answer = await self._watchers[node].client.get(
+                HIVE_WORKER_EXITS, WorkerExitList, query={"id": worker_id}, timeout_s=limit_s, tries=1
+            )
+        except RbeeError:
+            return None
+        return answer.exits[0] if answer.exits else None
+
+    async def stop_worker(self, node: str, request: ShutdownRequest) -> HiveWorker:
+        """Drain and end a worker; returns when it is gone. Raises RbeeError."""
+        policy = self._policy
+        drain_s = policy.drain_s if request.drain_s is None else request.drain_s
+        return await self._watchers[node].client.get(
+            HIVE_WORKER_SHUTDOWN, HiveWorker, body=request, timeout_s=drain_s + policy.term_s + _STOP_MARGIN_S
+        )
+
+    async def evict(self, effect: EvictWorker) -> Event:
+        """End an idle worker."""
+        try:
+            await self.stop_worker(effect.node, ShutdownRequest(id=effect.worker_id))
+        except RbeeError as error:
+            if error.code is not Code.WORKER_NOT_FOUND:  # else it is gone already, which is what was wanted
+                raise
+        return WorkerEvicted(self._now(), effect.worker_id)
+
+    async def relay(self, record: TaskRecord, relay: Relay, worker: HiveWorker, node: str) -> Event:
+        """Relay a task's generation to its end."""
+        outcome = await relay.run()
+        record.done, record.raw_done = outcome.done, outcome.raw_done
+        error = outcome.error
+        if outcome.how is RelayEnd.LOST and error is not None:
+            error = await self._explained(node, worker, record, error)
+        if outcome.done is not None:
+            self._tell_figures(record, worker)
+        return RelayEnded(self._now(), record.id, outcome.how, outcome.tokens, error)
+
+    async def _explained(self, node: str, worker: HiveWorker, record: TaskRecord, error: RbeeError) -> RbeeError:
+        """The loss with how the process ended, and noted among the crashes."""
+        found = await self.exit_of(node, worker.id, _EXIT_OF_RELAY_S)
+        if found is not None:
+            error = RbeeError(
+                error.code, f"{error.message}; {found.how}", details={**error.details, "exit": found.how}
+            )
+        self._store.crashed(time.time(), node, worker.id, worker.model_ref, record.id, error)
+        return error
+
+    def _tell_figures(self, record: TaskRecord, worker: HiveWorker) -> None:
+        assert record.done is not None
+        usage, timings = record.done.usage, record.done.timings
+        text = (
+            f"{usage.completion_tokens} tokens in {timings.generation_ms / 1000:.2f} s"
+            f" ({timings.tokens_per_second:.1f} tok/s), first after {timings.ttft_ms:.0f} ms;"
+            f" {usage.cached_tokens} of {usage.prompt_tokens} prompt tokens were known"
+        )
+        self._audience.say(
+            record,
+            f"worker {worker.id}",
+            text,
+            tokens=usage.completion_tokens,
+            tokens_per_second=timings.tokens_per_second,
+            ttft_ms=timings.ttft_ms,
+            cached_tokens=usage.cached_tokens,
+            prompt_tokens=usage.prompt_tokens,
+        )

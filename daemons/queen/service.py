@@ -1,0 +1,454 @@
+"""The running queen: one task owns the state, every effect runs beside it and comes back as an event."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.events import EventType, Narration
+from daemons.contracts.fleet import DrainRequest, NodeStatus
+from daemons.contracts.tasks import ENDED, TaskRow, TaskState
+from daemons.contracts.telemetry import HiveTelemetry
+from daemons.kit.logs import get_logger
+from daemons.kit.policy import Policy
+from daemons.queen.actions import Actions
+from daemons.queen.core import effects as fx
+from daemons.queen.core import events as ev
+from daemons.queen.core.decide import decide, task_place
+from daemons.queen.core.state import Limits, Node, State
+from daemons.queen.fleet import FleetFeed, FleetView, QueenIdentity, node_telemetry, worker_row
+from daemons.queen.metrics import Metrics
+from daemons.queen.nodes import Hive, NodeWatcher
+from daemons.queen.relay import Relay, RelayJob
+from daemons.queen.store import QueenStore, TelemetryMinutes
+from daemons.queen.submissions import Submission, restored
+from daemons.queen.tasks import TaskBook, TaskRecord
+
+TICK_S = 1.0
+CHECKPOINT_S = 2.0
+"""How much of a running task's text a crash of the queen may cost."""
+
+_PRUNE_S = 6 * 3600.0
+_LAST_EFFECTS_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a queen is made of. `hives`: node name -> how its hive is found and started."""
+
+    policy: Policy
+    limits: Limits
+    hives: Mapping[str, Hive]
+    store: QueenStore
+    identity: QueenIdentity
+    start_hives: bool = True
+
+
+class QueenService:
+    """What the runner starts, drains and closes, and what the routes ask."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.policy = parts.policy
+        self.store = parts.store
+        self.state = State(parts.limits, nodes={name: Node(name, hive.startable) for name, hive in parts.hives.items()})
+        self.book = TaskBook(parts.policy.event_keep_s)
+        self.watchers = {name: self._watcher(name, hive) for name, hive in parts.hives.items()}
+        self.view = FleetView(parts.identity, self.state, self.watchers, self.book)
+        self.feed = FleetFeed(self.view)
+        self.metrics = Metrics(self.state)
+        self.minutes = TelemetryMinutes(parts.store)
+        self.actions = Actions(self.state, self.watchers, parts.policy, parts.store, self, now=self.now)
+        self.closing = asyncio.Event()
+        self.ready = asyncio.Event()
+        self._inbox: asyncio.Queue[ev.Event | None] = asyncio.Queue()
+        self._idle = asyncio.Event()
+        self._on_idle: Callable[[], None] = lambda: None
+        self._running: asyncio.Task[None] | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._effects: set[asyncio.Task[None]] = set()
+        self._stop: Callable[[], None] = lambda: None
+        self._perform = self._table()
+
+    @staticmethod
+    def now() -> float:
+        """The clock of all events."""
+        return asyncio.get_running_loop().time()
+
+    # -- life, as the runner drives it --------------------------------------------------------------------------------
+
+    async def start(self, stop: Callable[[], None]) -> None:
+        """Take up what an earlier queen left, and find the nodes. The store is open already."""
+        self._stop = stop
+        now = time.time()
+        self.store.prune(now, self.policy.history_days)
+        waiting = await self.store.recover(now)
+        self.book.remember_rows(await self.store.rows(limit=20, states=sorted(ENDED)))
+        self._running = asyncio.create_task(self._run(), name="queen")
+        for stored in waiting:
+            self.submit(restored(stored))
+        await self.ready.wait()
+
+    def begin_drain(self) -> None:
+        """Refuse new tasks."""
+        self.post(ev.DrainBegun(self.now()))
+
+    async def drained(self) -> None:
+        """Return when no task is left."""
+        while not self._idle.is_set() or not self._inbox.empty():
+            await self._idle.wait()
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """End what is left, then the hives that were started for this queen alone."""
+        self.closing.set()
+        if self._running is not None:
+            self._end_what_is_left()
+            self._inbox.put_nowait(None)
+            await self._running
+            self._running = None
+        self.feed.close()
+        self.minutes.flush()
+        await self.actions.clients.close_all()
+        await asyncio.gather(*(watcher.hive.stop_if_ours() for watcher in self.watchers.values()))
+        await self.store.close()
+
+    def shut_down(self, _request: DrainRequest) -> None:
+        """End the queen as SIGTERM would."""
+        self._stop()
+
+    def _end_what_is_left(self) -> None:
+        """Cut running tasks. Waiting ones stay in the database: the next queen takes them up."""
+        for record in list(self.book.live()):
+            task = self.state.tasks.get(record.id)
+            if task is not None and (task.state is TaskState.RUNNING or record.starts_worker):
+                self._end_task(fx.EndTask(record.id, _cut_off()))
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            others = [group.create_task(watcher.run()) for watcher in self.watchers.values()]
+            others.append(group.create_task(self._each(TICK_S, self._tick)))
+            others.append(group.create_task(self._each(CHECKPOINT_S, self._checkpoint)))
+            others.append(group.create_task(self._each(_PRUNE_S, self._prune)))
+            if self.parts.start_hives:
+                for name, watcher in self.watchers.items():
+                    self.post(ev.NodeChanged(self.now(), name, NodeStatus.STARTING))
+                    watcher.ensure()
+            self.ready.set()
+            await self._own()
+            for task in (*others, *self._effects):
+                task.cancel()
+
+    async def _own(self) -> None:
+        """Take events in, one after the other, and act on each."""
+        while (event := await self._inbox.get()) is not None:
+            try:
+                self._take_in(event)
+            except Exception as error:
+                # One bad event must not end the service of all others; the log has the trace.
+                get_logger().error("an event was not handled", kind=type(event).__name__, exc_info=error)
+
+    def _take_in(self, event: ev.Event) -> None:
+        if isinstance(event, ev.NodeSampled):
+            self._note_sample(event.node, event.sample)
+        for effect in decide(self.state, event):
+            self._perform[type(effect)](effect)
+        self.feed.publish_changes()
+        if self.state.tasks:
+            self._idle.clear()
+        else:
+            self._idle.set()
+            self._on_idle()
+
+    # -- asked by the routes ------------------------------------------------------------------------------------------
+
+    def post(self, event: ev.Event) -> None:
+        """Let something happen."""
+        self._inbox.put_nowait(event)
+
+    def submit(self, submission: Submission) -> TaskRecord:
+        """Hand a task to the owner; await its `decided` to learn whether it was taken."""
+        record = submission.record(self.policy.event_keep_bytes, self.now())
+        self.book.add(record)
+        self._idle.clear()
+        if record.deadline is not None:
+            left = max(0.0, record.deadline - time.time())
+            record.timer = asyncio.get_running_loop().call_later(left, self._deadline, record)
+        self.say(record, "queen", submission.sentence(record), **submission.figures())
+        self.post(submission.event(record, self.now()))
+        return record
+
+    def stop_task(self, record: TaskRecord, why: RbeeError) -> None:
+        """End a task early; does nothing to one that has ended."""
+        if not record.ended:
+            self.post(ev.TaskStopped(self.now(), record.id, why))
+
+    def reader_left(self, record: TaskRecord) -> None:
+        """A reader's connection is closed. The last one of an attached task takes the task with it."""
+        if record.row.detached or record.ended or record.events.readers:
+            return
+        get_logger().info("the client is gone, cancelling", task=record.id, request_id=record.row.request_id)
+        self.stop_task(record, RbeeError(Code.CANCELLED, "the client of the task is gone"))
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called whenever no task is left."""
+        self._on_idle = callback
+
+    @property
+    def idle(self) -> bool:
+        return self._idle.is_set() and self._inbox.empty()
+
+    # -- what actions tell --------------------------------------------------------------------------------------------
+
+    def say(self, record: TaskRecord, actor: str, text: str, **fields: object) -> None:
+        """One sentence about a task, to the log and to its readers."""
+        self._tell([record], Narration(actor=actor, text=text, fields=fields))
+
+    def tell_load(self, load_id: int, narration: Narration) -> None:
+        self._tell(self._waiters(load_id), narration)
+
+    def pass_on_load(self, load_id: int, kind: str, raw: str) -> None:
+        for record in self._waiters(load_id):
+            if not record.events.closed:
+                record.events.add(kind, raw)
+
+    def _tell(self, records: list[TaskRecord], narration: Narration) -> None:
+        ids = {"request_id": records[0].row.request_id, "task": records[0].id} if records else {}
+        get_logger().info(narration.text, **{**narration.fields, **ids, "actor": narration.actor})
+        at = time.time()
+        for record in records:
+            record.say(narration, at)
+
+    def _waiters(self, load_id: int) -> list[TaskRecord]:
+        load = self.state.loads.get(load_id)
+        records = (self.book.find(task_id) for task_id in (load.waiters if load else ()))
+        return [record for record in records if record is not None]
+
+    def _watcher(self, name: str, hive: Hive) -> NodeWatcher:
+        def say(text: str, **fields: object) -> None:
+            loads = [load.id for load in self.state.loads_on(name)]
+            waiting = {record.id: record for load_id in loads for record in self._waiters(load_id)}
+            self._tell(list(waiting.values()), Narration(actor="queen", text=f"{text} of node {name}", fields=fields))
+
+        return NodeWatcher(name, hive, self.parts.policy, post=self.post, say=say)
+
+    # -- effects ------------------------------------------------------------------------------------------------------
+
+    def _table(self) -> Mapping[type[Any], Callable[[Any], None]]:
+        return {
+            fx.TaskChanged: self._task_changed,
+            fx.EndTask: self._end_task,
+            fx.Narrate: self._narrate,
+            fx.WakeAfter: lambda effect: self._wake_after(effect.seconds),
+            fx.EnsureNode: lambda effect: self.watchers[effect.node].ensure(),
+            fx.WorkerGone: lambda effect: self._begin(self.actions.clients.close(effect.worker_id)),
+            fx.SpawnWorker: self._spawn,
+            fx.EvictWorker: self._evict,
+            fx.StartRelay: self._start_relay,
+            fx.StopRelay: self._stop_relay,
+        }
+
+    def _spawn(self, effect: fx.SpawnWorker) -> None:
+        def failed(error: RbeeError) -> ev.Event:
+            return ev.LoadFailed(self.now(), effect.load_id, error)
+
+        waiters = self._waiters(effect.load_id)
+        request_id = waiters[0].row.request_id if waiters else ""
+        self._begin(self._guarded(self.actions.spawn(effect), failed), request_id)
+
+    def _evict(self, effect: fx.EvictWorker) -> None:
+        def failed(error: RbeeError) -> ev.Event:
+            return ev.WorkerEvicted(self.now(), effect.worker_id, error)
+
+        self._begin(self._guarded(self.actions.evict(effect), failed))
+
+    def _start_relay(self, effect: fx.StartRelay) -> None:
+        record, worker = self.book.get(effect.task_id), self.state.workers[effect.worker_id]
+
+        def failed(error: RbeeError) -> ev.Event:
+            return ev.RelayEnded(self.now(), record.id, ev.RelayEnd.FAILED, record.events.tokens, error)
+
+        relay = Relay(
+            self._job(record, effect.worker_id),
+            self.actions.clients.of(worker.row),
+            record.events,
+            on_first_token=lambda: self._first_token(record),
+        )
+        record.relay = relay
+        self._begin(
+            self._guarded(self.actions.relay(record, relay, worker.row, worker.node), failed), record.row.request_id
+        )
+
+    def _job(self, record: TaskRecord, worker_id: str) -> RelayJob:
+        assert not record.starts_worker
+        return RelayJob(
+            task_id=record.id,
+            worker_id=worker_id,
+            request=record.request,  # type: ignore[arg-type]
+            max_tokens=record.row.max_tokens,
+            request_id=record.row.request_id,
+            deadline=record.deadline,
+            stall_s=self.policy.inference_stall_s,
+        )
+
+    def _stop_relay(self, effect: fx.StopRelay) -> None:
+        record, task = self.book.find(effect.task_id), self.state.tasks.get(effect.task_id)
+        if record is not None and record.relay is not None and task is not None and task.stopping is not None:
+            record.relay.stop(task.stopping)
+
+    def _begin(self, work: Coroutine[Any, Any, None], request_id: str = "") -> None:
+        """Run work beside the owner; its log lines carry the request's id."""
+        assert self._group is not None
+        with structlog.contextvars.bound_contextvars(**({"request_id": request_id} if request_id else {})):
+            task = self._group.create_task(work)
+        self._effects.add(task)
+        task.add_done_callback(self._effects.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, ev.Event], failed: Callable[[RbeeError], ev.Event]) -> None:
+        """Whatever happens, an event comes back."""
+        try:
+            event = await work
+        except RbeeError as error:
+            event = failed(error)
+        except Exception as error:
+            get_logger().error("an effect failed", exc_info=error)
+            event = failed(RbeeError(Code.INTERNAL, "the queen failed unexpectedly; its log has the trace"))
+        self.post(event)
+
+    def _narrate(self, effect: fx.Narrate) -> None:
+        records = [record for record in map(self.book.find, effect.task_ids) if record is not None]
+        if records:
+            self._tell(records, Narration(actor=effect.actor, text=effect.text, fields=dict(effect.fields)))
+
+    def _wake_after(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, lambda: self.post(ev.Tick(self.now())))
+
+    def _task_changed(self, effect: fx.TaskChanged) -> None:
+        record, task = self.book.find(effect.task_id), self.state.tasks.get(effect.task_id)
+        if record is None or task is None:
+            return
+        record.decided.set()
+        place = task_place(self.state, task)
+        if all(getattr(record.row, name) == value for name, value in place.items()):
+            return
+        started_at = record.row.started_at
+        if place["state"] is TaskState.RUNNING and started_at is None:
+            started_at = time.time()
+        record.row = record.row.model_copy(update={**place, "started_at": started_at})
+        self._publish(record)
+
+    def _end_task(self, effect: fx.EndTask) -> None:
+        record = self.book.find(effect.task_id)
+        if record is None:
+            return
+        if record.timer is not None:
+            record.timer.cancel()
+        if not record.decided.is_set() and effect.error is not None:
+            self._refuse(record, effect.error)
+            return
+        record.row = self._ended_row(record, effect.error)
+        self._end_events(record, effect.error)
+        self.metrics.task_ended(record)
+        self.book.ended(record, self.now())
+        self._publish(record)
+        if not record.starts_worker:
+            self.store.narrated(record.id, record.narration)
+            if record.row.state is TaskState.COMPLETED:
+                self.store.drop_text(record.id)
+            elif record.events.tokens:
+                self.store.save_text(record.id, record.events.tokens, record.events.text)
+
+    def _refuse(self, record: TaskRecord, error: RbeeError) -> None:
+        record.refusal = error
+        record.row = record.row.model_copy(update={"state": TaskState.FAILED})
+        self.book.forget(record)
+        self.metrics.refused(error.code)
+        record.decided.set()
+
+    def _ended_row(self, record: TaskRecord, error: RbeeError | None) -> TaskRow:
+        done = record.done
+        changes: dict[str, Any] = {"ended_at": time.time(), "queue_position": None}
+        if error is not None:
+            cancelled = error.code is Code.CANCELLED
+            state = TaskState.CANCELLED if cancelled else TaskState.FAILED
+            error.request_id = error.request_id or record.row.request_id
+            changes |= {"state": state, "error": error.as_dict(), "tokens": record.events.tokens}
+        elif done is not None:
+            changes |= {"state": TaskState.COMPLETED, "tokens": done.total_tokens, "usage": done.usage}
+            changes |= {"finish_reason": done.finish_reason.value, "timings": done.timings}
+        else:
+            changes |= {"state": TaskState.COMPLETED}
+        return record.row.model_copy(update=changes)
+
+    def _end_events(self, record: TaskRecord, error: RbeeError | None) -> None:
+        if error is not None:
+            text = Narration(actor="queen", text=f"Task ended: {error.message}", fields={"code": error.code.value})
+            get_logger().warning(error.message, code=error.code.value, task=record.id, request_id=record.row.request_id)
+            record.narration.append((time.time(), text))
+            record.events.add(EventType.ERROR.value, structured(error.as_dict()))
+        elif record.starts_worker:
+            worker = self.state.workers.get(record.row.worker_id or "")
+            row = worker_row(worker).model_dump(mode="json", exclude_none=True) if worker else None
+            record.events.add(EventType.DONE.value, structured({"done": True, "worker": row}))
+        else:
+            record.events.add(EventType.DONE.value, record.raw_done)
+
+    def _publish(self, record: TaskRecord) -> None:
+        if not record.starts_worker:
+            self.store.save(record.row, None if record.ended else record.request)  # type: ignore[arg-type]
+            self.feed.publish(EventType.TASK, record.row)
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def _first_token(self, record: TaskRecord) -> None:
+        record.first_token_at = self.now()
+
+    def _deadline(self, record: TaskRecord) -> None:
+        limit = record.deadline - record.row.created_at if record.deadline else 0.0
+        why = RbeeError(
+            Code.DEADLINE_EXCEEDED,
+            f"the task was not done within {limit:.3g} s",
+            details={"timeout_s": round(limit, 3), "tokens_done": record.events.tokens},
+        )
+        self.stop_task(record, why)
+
+    async def _each(self, seconds: float, work: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            work()
+
+    def _tick(self) -> None:
+        self.post(ev.Tick(self.now()))
+        self.book.expire(self.now())
+        if self.feed.watched:
+            for record in self.book.live():
+                before = record.row.tokens
+                if not record.starts_worker and record.shown().tokens != before:
+                    self.feed.publish(EventType.TASK, record.row)
+
+    def _checkpoint(self) -> None:
+        """Keep the text of running tasks that have grown."""
+        for record in self.book.live():
+            tokens = record.events.tokens
+            if tokens > record.checkpoint:
+                record.checkpoint = tokens
+                self.store.save_text(record.id, tokens, record.events.text)
+
+    def _prune(self) -> None:
+        self.store.prune(time.time(), self.policy.history_days)
+
+    def _note_sample(self, node: str, sample: HiveTelemetry) -> None:
+        now = time.time()
+        self.view.last_seen[node] = now
+        self.minutes.add(node, sample, now)
+        if self.feed.watched:
+            self.feed.publish(EventType.TELEMETRY, node_telemetry(node, sample))
+
+
+def _cut_off() -> RbeeError:
+    return RbeeError(Code.DRAINING, "the queen ended before the task was done; its text so far is kept")

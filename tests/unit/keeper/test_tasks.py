@@ -1,0 +1,28 @@
+"""Tasks: list, show, cancel."""
+
+import pytest
+
+from daemons.contracts.errors import Code, RbeeError
+from rbee_tui.keeper.installation import Installation
+from rbee_tui.keeper.session import connect
+from rbee_tui.keeper.tasks import cancel_task, list_tasks, show_task
+from tests.support.fake_queen import TASK_ID, FakeQueen
+from tests.unit.keeper.conftest import Heard
+
+
+async def test_list_show_and_cancel(installed: Installation, queen: FakeQueen) -> None:
+    async with await connect(installed, Heard()) as session:
+        assert await list_tasks(session) == queen.tasks
+        assert await show_task(session, TASK_ID) == queen.tasks[0]
+        await cancel_task(session, TASK_ID)
+    assert queen.cancelled.is_set()
+
+
+@pytest.mark.parametrize("task_id", ["task-ffffffffffff", "", "../registry/beehives/list", "a\nb"])
+async def test_an_unknown_id_is_named_and_addresses_nothing_else(installed: Installation, task_id: str) -> None:
+    async with await connect(installed, Heard()) as session:
+        for act in (show_task, cancel_task):
+            with pytest.raises(RbeeError) as raised:
+                await act(session, task_id)
+            assert raised.value.code is Code.TASK_NOT_FOUND
+            assert raised.value.message.isprintable()
