@@ -49,7 +49,8 @@ from daemons.contracts.workers import (
 from daemons.kit.app import Handler, Result, build_app, query_of
 from daemons.kit.auth import Keyring
 from daemons.kit.policy import Policy
-from daemons.kit.server import bind, url_of
+from daemons.kit.procs import bind_listening
+from daemons.kit.server import url_of
 from daemons.kit.sse import SseResponse, encode_event
 
 KEY = "fake-queen-key"
@@ -268,7 +269,7 @@ class FakeQueen:
 @contextmanager
 def running_queen(queen: FakeQueen) -> Iterator[FakeQueen]:
     """Serve the queen on a free port of the loopback interface until the block ends."""
-    sock = bind("127.0.0.1", 0)
+    sock = bind_listening("127.0.0.1", 0)
     queen.url = url_of(sock)
     # The kit's runner handles signals, which only a main thread may; the application is the kit's all the same.
     server = uvicorn.Server(
