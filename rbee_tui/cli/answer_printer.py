@@ -2,7 +2,6 @@
 
 from daemons.contracts.events import Narration, Progress, Token
 from daemons.contracts.inference import FinishReason
-from rbee_tui.cli.figures import duration
 from rbee_tui.cli.screen import Screen
 from rbee_tui.keeper.infer import Answer, AnswerEvent
 
@@ -51,12 +50,12 @@ def cost(answer: Answer) -> Narration:
     """Tokens, tokens per second and time to first token, in a sentence."""
     done, timings = answer.done, answer.done.timings
     cut = ", stopped at the limit of tokens" if done.finish_reason is FinishReason.LENGTH else ""
-    first = f"{answer.ttft_ms:.0f} ms" if answer.ttft_ms < 1000 else duration(answer.ttft_ms / 1000)
+    first = f"{answer.ttft_ms:.0f} ms" if answer.ttft_ms < 1000 else f"{answer.ttft_ms / 1000:.1f} s"
     return Narration(
         actor="keeper",
         text=(
             f"{done.usage.completion_tokens} tokens, {timings.tokens_per_second:.1f} tok/s, "
-            f"time to first token {first}{cut}"
+            f"first token after {first}{cut}"
         ),
         fields={**done.usage.model_dump(), **timings.model_dump(), "task": answer.task_id},
     )

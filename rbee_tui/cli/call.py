@@ -35,8 +35,10 @@ class Call:
     def with_queen(self, work: Callable[[QueenSession], Coroutine[Any, Any, ResultT]]) -> ResultT:
         """Run a use case on a session with a queen that is there already. Raises RbeeError(QUEEN_UNREACHABLE)."""
 
+        installation = self.installation()
+
         async def connected() -> ResultT:
-            async with await connect(self.installation(), self.screen.narrate) as session:
+            async with await connect(installation, self.screen.narrate) as session:
                 return await work(session)
 
         return self.run(connected())

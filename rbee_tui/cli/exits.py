@@ -1,6 +1,5 @@
 """Exit codes: what scripts may rely on."""
 
-import asyncio
 from enum import IntEnum
 
 import click
@@ -17,7 +16,7 @@ class Exit(IntEnum):
 
 def exit_code_for(error: BaseException) -> Exit:
     """The exit code that stands for what ended a command."""
-    if isinstance(error, KeyboardInterrupt | asyncio.CancelledError | click.Abort):
+    if isinstance(error, KeyboardInterrupt | click.Abort):
         return Exit.INTERRUPTED
     if isinstance(error, click.UsageError):
         return Exit.USAGE

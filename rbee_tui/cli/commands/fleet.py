@@ -14,6 +14,7 @@ from rbee_tui.cli.figures import age
 from rbee_tui.cli.screen import Screen
 from rbee_tui.cli.tables import Column
 from rbee_tui.keeper.fleet import devices_of, fleet, nodes
+from rbee_tui.keeper.installation import Installation
 from rbee_tui.keeper.session import connect_if_running
 
 RowT = TypeVar("RowT")
@@ -31,7 +32,7 @@ def status(call: Call) -> None:
 
     Without a queen on this machine that is said, and is no failure.
     """
-    snapshot = call.run(_snapshot(call))
+    snapshot = call.run(_snapshot(call, call.installation()))
     if call.screen.as_json:
         call.screen.json(status_object(snapshot))
     elif snapshot is None:
@@ -40,8 +41,8 @@ def status(call: Call) -> None:
         _show(call, snapshot)
 
 
-async def _snapshot(call: Call) -> FleetSnapshot | None:
-    session = await connect_if_running(call.installation(), call.screen.narrate)
+async def _snapshot(call: Call, installation: Installation) -> FleetSnapshot | None:
+    session = await connect_if_running(installation, call.screen.narrate)
     if session is None:
         return None
     async with session:

@@ -1,5 +1,7 @@
 """`rbee logs`: what queen, hives and workers wrote."""
 
+import asyncio
+
 import click
 
 from daemons.contracts.fleet import LogLine, LogQuery
@@ -7,8 +9,9 @@ from daemons.contracts.wire import parse_request
 from rbee_tui.cli.call import Call, command_options
 from rbee_tui.cli.clean import one_line
 from rbee_tui.cli.columns import log_line
-from rbee_tui.keeper.logs import OnLine, follow_logs, parse_since, read_local_logs, read_logs
-from rbee_tui.keeper.session import QueenSession, connect, connect_if_running
+from rbee_tui.keeper.installation import Installation
+from rbee_tui.keeper.logs import follow_logs, parse_since, read_local_logs, read_logs
+from rbee_tui.keeper.session import QueenSession, connect_if_running
 
 
 class TimeSpan(click.ParamType[float]):
@@ -50,24 +53,18 @@ def logs(call: Call, node: str | None, worker: str | None, since_s: float | None
             call.screen.line(one_line(log_line(line)))
 
     if follow:
-        call.run(_follow(call, query, show))
+        call.with_queen(lambda session: follow_logs(session, query, show))
         return
-    lines = call.run(_read(call, query))
+    lines = call.run(_read(call, call.installation(), query))
     for line in lines:
         show(line)
     if not lines:
         call.screen.say("there are no such lines")
 
 
-async def _follow(call: Call, query: LogQuery, show: OnLine) -> None:
-    async with await connect(call.installation(), call.screen.narrate) as session:
-        await follow_logs(session, query, show)
-
-
-async def _read(call: Call, query: LogQuery) -> list[LogLine]:
-    installation = call.installation()
+async def _read(call: Call, installation: Installation, query: LogQuery) -> list[LogLine]:
     session: QueenSession | None = await connect_if_running(installation, call.screen.narrate)
     if session is None:
-        return read_local_logs(installation.paths, query)
+        return await asyncio.to_thread(read_local_logs, installation.paths, query)
     async with session:
         return await read_logs(session, query)

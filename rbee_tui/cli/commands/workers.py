@@ -58,8 +58,10 @@ def start(call: Call, model: str, no_mmap: bool, **fields: Any) -> None:
         else:
             call.screen.narrate(event)
 
+    installation = call.installation()
+
     async def work() -> WorkerRow:
-        async with await ensure(call.installation(), call.screen.narrate) as session:
+        async with await ensure(installation, call.screen.narrate) as session:
             return await start_worker(session, request, show)
 
     _show_one(call, call.run(work()))

@@ -1,7 +1,5 @@
 """Exit codes are API: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
-import asyncio
-
 import click
 import pytest
 
@@ -26,7 +24,6 @@ def test_every_named_failure_is_a_failure_and_nothing_else(code: Code) -> None:
         (click.ClickException("no"), Exit.FAILED),
         (KeyboardInterrupt(), Exit.INTERRUPTED),
         (click.Abort(), Exit.INTERRUPTED),
-        (asyncio.CancelledError(), Exit.INTERRUPTED),
         (ValueError("a defect"), Exit.FAILED),
     ],
 )

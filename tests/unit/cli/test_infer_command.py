@@ -116,7 +116,7 @@ class TestOutput:
         assert (finished.code, finished.out) == (0, "Bees hum.\n")
         first, last = finished.err.splitlines()
         assert first == "[queen] placing on worker w-00000001"
-        assert last.startswith("[keeper] 2 tokens, 120.5 tok/s, time to first token ")
+        assert last.startswith("[keeper] 2 tokens, 120.5 tok/s, first token after ")
 
     def test_quiet_leaves_only_the_text(self, rbee: Rbee, queen: FakeQueen) -> None:
         finished = rbee("infer", "-m", "demo", "Hi", "-q")

@@ -1,0 +1,181 @@
+"""Listings: a row each, the same rows as wire types with --json, and a clear word when there is nothing."""
+
+import json
+from typing import Any
+
+import pytest
+
+from daemons.contracts.fleet import ModelRow, NodeStatus
+from daemons.contracts.tasks import TaskState
+from daemons.contracts.telemetry import Device
+from daemons.contracts.workers import Backend, WorkerState
+from tests.support.fake_queen import TASK_ID, FakeQueen, node_row, task_row, worker_row
+from tests.unit.cli.conftest import Finished, Rbee
+
+
+def rows(finished: Finished) -> list[dict[str, str]]:
+    """Tab-separated output as dictionaries."""
+    assert finished.code == 0, finished.err
+    header, *lines = finished.out.splitlines()
+    return [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
+
+
+def as_json(finished: Finished) -> Any:
+    assert finished.code == 0, finished.err
+    return json.loads(finished.out)
+
+
+class TestWorkers:
+    def test_list(self, rbee: Rbee, queen: FakeQueen) -> None:
+        queen.workers = [
+            worker_row("w-0000000a"),
+            worker_row("w-0000000b", node="box", state=WorkerState.BUSY, slots_available=1, threads=3),
+        ]
+        first, second = rows(rbee("workers", "list"))
+        assert (first["WORKER"], first["NODE"], first["STATE"], first["MODEL"]) == (
+            "w-0000000a", "local", "idle", "demo",
+        )  # fmt: skip
+        assert (second["NODE"], second["STATE"], second["SLOTS FREE"], second["THREADS"]) == ("box", "busy", "1/4", "3")
+
+    def test_list_as_json_is_the_wire_type(self, rbee: Rbee, queen: FakeQueen) -> None:
+        expected = [row.model_dump(mode="json") for row in queen.workers]
+        assert as_json(rbee("workers", "list", "--json")) == {"workers": expected}
+
+    def test_none(self, rbee: Rbee, queen: FakeQueen) -> None:
+        queen.workers = []
+        finished = rbee("workers", "list")
+        assert (rows(finished), finished.err) == ([], "[keeper] there are no workers\n")
+        assert as_json(rbee("workers", "list", "--json")) == {"workers": []}
+
+    def test_health(self, rbee: Rbee, queen: FakeQueen) -> None:
+        queen.workers = [worker_row("w-0000000a"), worker_row("w-0000000b", state=WorkerState.UNHEALTHY)]
+        assert [(row["WORKER"], row["HEALTH"], row["ANSWER"]) for row in rows(rbee("workers", "health"))] == [
+            ("w-0000000a", "healthy", "1.5 ms"),
+            ("w-0000000b", "unhealthy", "1.5 ms"),
+        ]
+        assert [row["healthy"] for row in as_json(rbee("workers", "health", "--json"))["workers"]] == [True, False]
+
+    def test_health_of_an_unknown_node(self, rbee: Rbee, queen: FakeQueen) -> None:
+        finished = rbee("workers", "health", "--node", "nowhere")
+        assert (finished.code, "error NODE_NOT_FOUND: no node nowhere" in finished.err) == (1, True)
+
+    def test_shutdown(self, rbee: Rbee, queen: FakeQueen) -> None:
+        assert rbee("workers", "shutdown", "--id", "w-00000001").out == "w-00000001 on local is gone\n"
+        assert as_json(rbee("workers", "shutdown", "--id", "w-00000001", "--json"))["worker"]["id"] == "w-00000001"
+        finished = rbee("workers", "shutdown", "--id", "w-00000009")
+        assert (finished.code, finished.out, "WORKER_NOT_FOUND" in finished.err) == (1, "", True)
+        assert rbee("workers", "shutdown").code == 2
+
+    def test_start(self, rbee: Rbee, queen: FakeQueen) -> None:
+        queen.start_steps = [
+            ("narration", {"actor": "hive local", "text": "chose cpu device 0"}),
+            ("progress", {"stage": "load", "done": 100, "total": 100, "unit": "percent"}),
+            ("worker", worker_row("w-0000000a")),
+            ("done", {"done": True}),
+        ]
+        finished = rbee("workers", "start", "--model", "demo", "--slots", "2", "--no-mmap")
+        assert [row["WORKER"] for row in rows(finished)] == ["w-0000000a"]
+        assert finished.err == "[hive local] chose cpu device 0\n[keeper] load: 100 %\n"
+        assert (queen.starts[0].model_ref, queen.starts[0].slots, queen.starts[0].mmap) == ("demo", 2, False)
+
+
+class TestFleet:
+    def test_status_shows_everything_once(self, rbee: Rbee, queen: FakeQueen) -> None:
+        queen.nodes = [node_row(), node_row("box", status=NodeStatus.UNREACHABLE, problem="no answer for 12 s")]
+        queen.tasks = [task_row("task-00000000000a", state=TaskState.RUNNING, ended_at=None), task_row()]
+        finished = rbee("status")
+        assert finished.code == 0
+        assert f"at {queen.url}, pid 4242" in finished.out
+        assert "queue: 1 waiting, 2 running, limit 100" in finished.out
+        for text in (
+            "local\treachable\tcpu\t12%\t8.0 GiB",
+            "box\tunreachable",
+            "w-00000001\tdemo",
+            "task-00000000000a",
+        ):
+            assert text in finished.out
+        assert TASK_ID not in finished.out, "a task that has ended is not open"
+        assert "[keeper] node box: no answer for 12 s" in finished.err
+
+    def test_status_as_json_has_the_queen_and_the_wire_types(self, rbee: Rbee, queen: FakeQueen) -> None:
+        status = as_json(rbee("status", "--json"))
+        assert set(status) == {"queen", "nodes", "workers", "models", "tasks", "queue"}
+        assert set(status["queen"]) == {"version", "url", "pid", "started_at", "draining", "ephemeral"}
+        assert status["workers"] == [row.model_dump(mode="json") for row in queen.workers]
+
+    def test_status_without_a_queen_says_so_and_is_no_failure(self, rbee: Rbee) -> None:
+        finished = rbee("status")
+        assert (finished.code, finished.err) == (0, "")
+        assert finished.out == "queen: none is running (start one with: rbee queen start)\n"
+        assert as_json(rbee("status", "--json")) == {"queen": None}
+
+    def test_status_of_a_configured_queen_that_does_not_answer_is_a_failure(
+        self, rbee: Rbee, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RBEE_QUEEN_KEY", "some-key")
+        for args in (("--queen", "http://127.0.0.1:9", "status"), ("status", "--queen", "http://127.0.0.1:9")):
+            finished = rbee(*args)
+            assert (finished.code, finished.out) == (1, "")
+            assert "error QUEEN_UNREACHABLE: the queen at http://127.0.0.1:9 does not answer" in finished.err
+
+    def test_devices(self, rbee: Rbee, queen: FakeQueen) -> None:
+        gpu = Device(
+            index=0, backend=Backend.CUDA, name="CUDA0", description="H200", memory_total=2**37, memory_free=2**36,
+            utilisation_percent=42.0, temperature_c=51.0, power_w=312.4,
+        )  # fmt: skip
+        queen.nodes = [node_row(), node_row("box", devices=[gpu])]
+        cpu, cuda = rows(rbee("devices"))
+        assert (cpu["BACKEND"], cpu["CORES FREE"], cpu["USE"], cpu["TEMP"]) == ("cpu", "6/8", "-", "-")
+        assert (cuda["NODE"], cuda["NAME"], cuda["FREE"], cuda["TOTAL"]) == ("box", "H200", "64.0 GiB", "128.0 GiB")
+        assert (cuda["USE"], cuda["TEMP"], cuda["POWER"], cuda["CORES FREE"]) == ("42%", "51 °C", "312 W", "-")
+        listed = as_json(rbee("devices", "--node", "box", "--json"))["devices"]
+        assert listed == [{"node": "box", **gpu.model_dump(mode="json")}]
+        assert rbee("devices", "--node", "nowhere").code == 1
+
+    def test_ps(self, rbee: Rbee, queen: FakeQueen) -> None:
+        queen.workers = [worker_row(slots_available=1, memory_bytes=2**29), worker_row("w-2", idle_limit_s=-1.0)]
+        busy, pinned = rows(rbee("ps"))
+        assert (busy["BUSY"], busy["MEMORY"], busy["UNLOADED"]) == ("3/4", "512.0 MiB", "-")
+        assert (pinned["BUSY"], pinned["MEMORY"], pinned["UNLOADED"]) == ("0/4", "-", "never")
+        assert [row["id"] for row in as_json(rbee("ps", "--json"))["workers"]] == ["w-00000001", "w-2"]
+
+    def test_models(self, rbee: Rbee, queen: FakeQueen) -> None:
+        row = ModelRow(
+            id="m-1", ref="demo", path="/m", size_bytes=4 * 2**20, architecture="llama", context_length=2048,
+            quantisation="Q8_0", loaded=True,
+        )  # fmt: skip
+        queen.models = [row]
+        (shown,) = rows(rbee("models", "list"))
+        assert (shown["MODEL"], shown["SIZE"], shown["QUANT"], shown["LOADED"]) == ("demo", "4.0 MiB", "Q8_0", "yes")
+        assert as_json(rbee("models", "list", "--json")) == {"models": [row.model_dump(mode="json")]}
+
+    @pytest.mark.parametrize(
+        "args", [("ps",), ("devices",), ("workers", "list"), ("tasks", "list"), ("models", "list")]
+    )
+    def test_without_a_queen_the_hint_starts_one(self, rbee: Rbee, args: tuple[str, ...]) -> None:
+        finished = rbee(*args)
+        assert (finished.code, finished.out) == (1, "")
+        assert "error QUEEN_UNREACHABLE: no queen runs on this machine" in finished.err
+        assert "hint: rbee queen start\n" in finished.err
+
+
+class TestTasks:
+    def test_list(self, rbee: Rbee, queen: FakeQueen) -> None:
+        failed = task_row(
+            "task-00000000000b", state=TaskState.FAILED, finish_reason=None, error={"code": "WORKER_CRASHED"}
+        )
+        queen.tasks = [failed, task_row()]
+        first, second = rows(rbee("tasks", "list"))
+        assert (first["STATE"], first["END"]) == ("failed", "WORKER_CRASHED")
+        assert (second["TOKENS"], second["TOOK"], second["END"]) == ("24/100", "3.0s", "stop")
+
+    def test_show(self, rbee: Rbee, queen: FakeQueen) -> None:
+        finished = rbee("tasks", "show", TASK_ID)
+        assert f"id: {TASK_ID}\nstate: completed\n" in finished.out
+        assert as_json(rbee("tasks", "show", TASK_ID, "--json")) == queen.tasks[0].model_dump(mode="json")
+        assert rbee("tasks", "show", "task-ffffffffffff").code == 1
+
+    def test_cancel(self, rbee: Rbee, queen: FakeQueen) -> None:
+        assert rbee("tasks", "cancel", TASK_ID).out == f"{TASK_ID} is cancelled\n"
+        assert queen.cancelled.is_set()
+        assert as_json(rbee("tasks", "cancel", TASK_ID, "--json")) == {"id": TASK_ID, "cancelled": True}
