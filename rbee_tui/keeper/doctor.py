@@ -44,7 +44,8 @@ async def run_checks(on_check: OnCheck, *, environ: Mapping[str, str] | None = N
         return checks
     tell(*await asyncio.to_thread(_check_files, paths))
     loaded = await asyncio.to_thread(_check_settings, paths, environ, tell)
-    tell(*check_packages(remote_queen=bool(loaded.settings.queen.url)))
+    remote_queen = bool(loaded.settings.queen.url)
+    tell(*await asyncio.to_thread(lambda: check_packages(remote_queen=remote_queen)))
     tell(*await check_runtime())
     for name in NAMES:
         tell(*await _check_daemon(name, Installation(paths, loaded, new_request_id())))

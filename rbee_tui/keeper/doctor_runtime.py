@@ -54,10 +54,11 @@ class ChildResult:
 
 async def check_runtime() -> list[Check]:
     """The self-test and, when it passes, the devices that llama.cpp sees."""
-    if importlib.util.find_spec("llama_cpp") is None:
+    version = await asyncio.to_thread(installed_version)
+    if version is None:
         sentence = f"{RUNTIME} is not installed: this machine can run no workers"
         return [Check("worker runtime", Result.WARN, sentence, install_command("hive", "worker"))]
-    tested = judge_self_test(await run_worker_program("self-test", "--json"), installed_version())
+    tested = judge_self_test(await run_worker_program("self-test", "--json"), version)
     if tested.result is not Result.OK:
         return [tested]
     return [tested, judge_devices(await run_worker_program("devices", "--json"))]
@@ -127,8 +128,10 @@ def reinstall_command(version: str) -> str:
     )
 
 
-def installed_version() -> str:
-    """Version of the installed runtime; empty when its metadata is gone."""
+def installed_version() -> str | None:
+    """Version of the installed runtime, "" when its metadata is gone; None when it is not installed."""
+    if importlib.util.find_spec("llama_cpp") is None:
+        return None
     try:
         return importlib.metadata.version(RUNTIME)
     except importlib.metadata.PackageNotFoundError:

@@ -1,0 +1,61 @@
+"""Queen and hive as daemons: what is said of those that run, of those that do not, and of those that cannot."""
+
+import asyncio
+
+import pytest
+
+from daemons import __version__
+from daemons.contracts.errors import Code, RbeeError
+from daemons.kit.runfile import run_path
+from rbee_tui.keeper import daemons
+from rbee_tui.keeper.daemons import NAMES, ask_queen_to_end, daemon_status, start_daemon, stop_local
+from rbee_tui.keeper.installation import Installation, open_installation
+from tests.support.fake_queen import FakeQueen
+from tests.unit.keeper.conftest import Heard
+from tests.unit.keeper.test_session import publish
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_nothing_runs(environ: dict[str, str], heard: Heard, name: str) -> None:
+    installation = open_installation(environ=environ)
+    assert await daemon_status(installation, name) is None
+    assert await stop_local(installation, name, heard) is None
+    assert await ask_queen_to_end(installation) is None
+    assert heard == []
+
+
+async def test_a_queen_of_this_machine_is_known_by_its_run_file_and_asked_now(
+    environ: dict[str, str], queen: FakeQueen
+) -> None:
+    installation = open_installation(environ=environ)
+    await asyncio.to_thread(publish, installation.paths, queen.url)
+    queen.version = "0.7.0"
+    status = await daemon_status(installation, "queen")
+    assert status is not None
+    assert (status.url, status.version, status.started_at) == (queen.url, "0.7.0", 1.0)
+    assert run_path(installation.paths, "queen").exists()
+
+
+async def test_one_that_should_be_there_and_does_not_answer_is_a_failure(environ: dict[str, str]) -> None:
+    installation = open_installation(environ=environ)
+    await asyncio.to_thread(publish, installation.paths, "http://127.0.0.1:9")
+    with pytest.raises(RbeeError) as raised:
+        await daemon_status(installation, "queen")
+    assert raised.value.code is Code.QUEEN_UNREACHABLE
+
+
+async def test_a_queen_elsewhere_has_no_pid_here(installed: Installation, queen: FakeQueen) -> None:
+    status = await daemon_status(installed, "queen")
+    assert status is not None
+    assert (status.url, status.version, status.pid, status.started_at) == (queen.url, __version__, None, None)
+    assert await ask_queen_to_end(installed) == queen.url
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_without_its_packages_the_hint_installs_them(
+    environ: dict[str, str], heard: Heard, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(daemons, "missing_modules", lambda role: ["duckdb"])
+    with pytest.raises(RbeeError, match=f"cannot run a {name}: duckdb not installed") as raised:
+        await start_daemon(open_installation(environ=environ), name, heard)
+    assert (raised.value.code, raised.value.hint) == (Code.DAEMON_START_FAILED, f"pip install 'rbee[{name}]'")
