@@ -41,7 +41,7 @@ class Capabilities(Answer):
     backends: list[Backend]
     devices: list[Device]
     worker_runtime: str = Field(description="version of llama-cpp-python, or why it does not run")
-    self_test: SelfTestReport | None = Field(description="None: not run yet")
+    self_test: SelfTestReport | None = Field(default=None, description="None: not run yet")
     pid: int
     started_at: float
 

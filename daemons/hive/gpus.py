@@ -4,7 +4,7 @@ import asyncio
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -65,16 +65,25 @@ def _fits(entry: str, index: int, row: GpuFigures) -> bool:
 
 
 class GpuReader:
-    """Keeps the newest figures while `run` runs. `latest` is empty while nothing is known, or the child hangs."""
+    """Keeps the newest figures while `run` runs. `latest` is empty while nothing is known, or the child hangs.
 
-    def __init__(self, interval_s: float, argv: Sequence[str] | None = None) -> None:
+    `driver` tells whether there is a driver to ask at all.
+    """
+
+    def __init__(
+        self, interval_s: float, argv: Sequence[str] | None = None, driver: Callable[[], bool] = has_driver
+    ) -> None:
         self._interval_s = interval_s
+        self._driver = driver
         self._argv = argv or [sys.executable, "-P", "-m", "daemons.hive.nvml", "--interval", str(interval_s)]
         self.latest: Sequence[GpuFigures] = ()
         self.first_line = asyncio.Event()
 
     async def run(self) -> None:
         """Read until cancelled; a child that ends or hangs is replaced, one that finds no driver is not."""
+        if not await asyncio.to_thread(self._driver):
+            self.first_line.set()
+            return
         for wait_s in _RESTARTS.waits():
             returncode = await self._read_one_child()
             self.latest = ()

@@ -14,7 +14,7 @@ from daemons.hive.clock import SteadyClock
 from daemons.hive.core.placement import Defaults
 from daemons.hive.core.registry import Registry, Rules
 from daemons.hive.devices import Devices
-from daemons.hive.gpus import GpuReader, has_driver
+from daemons.hive.gpus import GpuReader
 from daemons.hive.http.handlers import HiveHandlers
 from daemons.hive.instruments import Instruments
 from daemons.hive.runtime import WorkerRuntime
@@ -128,7 +128,7 @@ def make_parts(
     policy, worker = settings.policy, settings.worker
     runtime = WorkerRuntime(worker.program, limit_s=policy.worker_http_s)
     defaults = Defaults(ctx=worker.ctx, slots=worker.slots, batch=worker.batch, threads=worker.threads)
-    gpus = GpuReader(policy.telemetry_interval_s) if settings.hive.nvml and has_driver() else None
+    gpus = GpuReader(policy.telemetry_interval_s) if settings.hive.nvml else None
     return Parts(
         paths=home.paths,
         policy=policy,

@@ -1,5 +1,7 @@
 """A handler for each of the hive's routes: read the request, ask the service, answer with a wire type."""
 
+import asyncio
+import functools
 import os
 import platform
 import socket
@@ -36,6 +38,12 @@ class CapabilitiesQuery(WireRequest):
     self_test: bool = Field(default=False, strict=False)
 
 
+@functools.cache
+def _machine() -> tuple[str, str]:
+    """(host name, operating system). Blocks: it may read files and start a program."""
+    return socket.gethostname(), platform.platform()
+
+
 class HiveHandlers:
     """The routes of one hive."""
 
@@ -68,13 +76,14 @@ class HiveHandlers:
         query: CapabilitiesQuery = query_of(request, CapabilitiesQuery)
         service, instruments = self._service, self._service.parts.instruments
         self_test = await instruments.self_test(run=query.self_test)
+        hostname, system = await asyncio.to_thread(_machine)
         state = service.telemetry()
         devices = state.devices if state else []
         return Capabilities(
             node=service.parts.node,
             version=__version__,
-            hostname=socket.gethostname(),
-            platform=platform.platform(),
+            hostname=hostname,
+            platform=system,
             backends=list(dict.fromkeys(device.backend for device in devices)),
             devices=devices,
             worker_runtime=instruments.worker_runtime,

@@ -172,4 +172,4 @@ class HiveLife(RuleBasedStateMachine):
 
 
 TestHiveLife = HiveLife.TestCase
-TestHiveLife.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
+TestHiveLife.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
