@@ -1,0 +1,173 @@
+"""`rbee` as a process of its own: Ctrl+C, a reader that goes away, a real terminal."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from daemons.contracts.events import EventType, Token
+from daemons.contracts.fleet import LogLine
+from tests.support.fake_queen import KEY, TASK_ID, FakeQueen, Step, answer_of, done, running_queen, worker_row
+
+COMMAND = [sys.executable, "-m", "rbee_tui.cli.main"]
+LIMIT_S = 30.0
+
+
+def token(text: str, index: int) -> Step:
+    return EventType.TOKEN, Token(token=text, index=index)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeQueen]:
+    with running_queen(FakeQueen()) as queen:
+        yield queen
+
+
+@pytest.fixture
+def process_environ(fake: FakeQueen, tmp_path: Path) -> Mapping[str, str]:
+    """What such a process gets; warnings are errors in it, too."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "PYTHONWARNINGS": "error",
+        "LANG": "C.UTF-8",
+        "TERM": "xterm",
+        "HOME": str(tmp_path / "u"),
+        "RBEE_HOME": str(tmp_path / "h"),
+        "RBEE_QUEEN_URL": fake.url,
+        "RBEE_QUEEN_KEY": KEY,
+    }
+
+
+def start(environ: Mapping[str, str], *args: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*COMMAND, *args],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+class TestCtrlC:
+    """Exit code 130, the queen hears of it, and nothing is printed but what a person wants to see."""
+
+    def test_an_answer_is_cancelled(self, fake: FakeQueen, process_environ: Mapping[str, str]) -> None:
+        fake.answers = [[token("Once ", 0), threading.Event(), done(1)]]
+        with start(process_environ, "infer", "-m", "demo", "Hi") as process:
+            assert process.stdout is not None
+            assert process.stdout.read(5) == b"Once "
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 130
+        assert fake.cancelled.wait(2)
+        assert fake.closed_early.wait(2)
+        assert f"DELETE /v2/tasks/{TASK_ID}" in [path for path, _ in fake.seen]
+        assert b"Traceback" not in err
+
+    def test_following_logs_ends(self, fake: FakeQueen, process_environ: Mapping[str, str]) -> None:
+        fake.lines = [LogLine(node="local", source="queen", at=1.0, level="info", text=f"line {n}") for n in range(2)]
+        with start(process_environ, "logs", "--follow") as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().endswith(b"line 0\n")
+            assert process.stdout.readline().endswith(b"line 1\n")
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT_S)
+        assert (process.returncode, b"Traceback" in err) == (130, False)
+
+
+class TestBrokenPipe:
+    """`rbee … | head` ends quietly."""
+
+    def test_a_stream_whose_reader_is_gone_is_cancelled(
+        self, fake: FakeQueen, process_environ: Mapping[str, str]
+    ) -> None:
+        gate = threading.Event()
+        fake.answers = [[token("one\n", 0), gate, *(token("more\n", n) for n in range(1, 2000)), threading.Event()]]
+        with start(process_environ, "infer", "-m", "demo", "Hi", "-q") as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == b"one\n"
+            process.stdout.close()
+            gate.set()
+            assert process.wait(LIMIT_S) == 1
+            assert process.stderr.read().strip() == b""
+        assert fake.cancelled.wait(2)
+
+    def test_a_listing_into_a_closed_pipe(self, fake: FakeQueen, process_environ: Mapping[str, str]) -> None:
+        fake.workers = [worker_row(f"w-{number:08x}") for number in range(3000)]
+        line = f"{' '.join(COMMAND)} workers list | head -n 2"
+        finished = subprocess.run(
+            ["sh", "-c", line], env=process_environ, capture_output=True, timeout=LIMIT_S, check=True
+        )
+        assert finished.stdout.splitlines()[1].startswith(b"w-00000000\t")
+        assert finished.stderr == b""
+
+
+class TestTerminal:
+    """On a real terminal: no control characters of others, tables for people, a bar that leaves nothing."""
+
+    def run(self, environ: Mapping[str, str], *args: str) -> tuple[int, str]:
+        """Run with stdin, stdout and stderr on a terminal of 100 columns; exit code and what it showed."""
+        terminal, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [*COMMAND, *args], env={**environ, "COLUMNS": "100"}, stdin=theirs, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        shown = b""
+        deadline = time.monotonic() + LIMIT_S
+        while select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            try:
+                piece = os.read(terminal, 65_536)
+            except OSError:  # Linux: the other side is closed
+                break
+            if not piece:
+                break
+            shown += piece
+        os.close(terminal)
+        return process.wait(LIMIT_S), shown.decode()
+
+    def test_what_a_model_says_cannot_drive_it(self, fake: FakeQueen, process_environ: Mapping[str, str]) -> None:
+        fake.answers = [answer_of("\x1b[2J\x1b]0;owned\x07Bees", " hum\x9b31m.")]
+        code, shown = self.run(process_environ, "infer", "-m", "demo", "Hi", "-q")
+        assert (code, shown) == (0, "Bees hum.\r\n")
+
+    def test_what_a_log_says_cannot_drive_it(self, fake: FakeQueen, process_environ: Mapping[str, str]) -> None:
+        fake.lines = [LogLine(node="local", source="hive", at=1.0, level="info", text="\x1b[2Jhello\x07")]
+        code, shown = self.run(process_environ, "logs")
+        assert (code, "\x1b" in shown, "INFO hello" in shown) == (0, False, True)
+
+    def test_listings_are_tables(self, fake: FakeQueen, process_environ: Mapping[str, str]) -> None:
+        code, shown = self.run(process_environ, "workers", "list")
+        assert code == 0
+        assert "\t" not in shown
+        assert "WORKER" in shown
+        assert "w-00000001" in shown
+
+    def test_loading_shows_a_bar_and_then_only_the_answer(
+        self, fake: FakeQueen, process_environ: Mapping[str, str]
+    ) -> None:
+        loading: list[Step] = [
+            (EventType.PROGRESS, {"stage": "load", "done": part, "total": 100, "unit": "percent"})
+            for part in (0, 50, 100)
+        ]
+        fake.answers = [[*loading, *answer_of("Bees hum.")]]
+        code, shown = self.run(process_environ, "infer", "-m", "demo", "Hi")
+        assert code == 0
+        assert "load" in shown
+        last = shown.rpartition("\x1b[2K")[2]
+        assert "Bees hum.\r\n[keeper] 1 tokens" in last
+        assert "[queen] placing on worker w-00000001" in shown
+
+    def test_a_prompt_is_asked_for_when_nobody_pipes_one(
+        self, fake: FakeQueen, process_environ: Mapping[str, str]
+    ) -> None:
+        code, shown = self.run(process_environ, "infer", "-m", "demo")
+        assert (code, "No prompt" in shown) == (2, True)
