@@ -208,9 +208,7 @@ class Actions:
         """The loss with how the process ended, and noted among the crashes."""
         found = await self.exit_of(node, worker.id, _EXIT_OF_RELAY_S)
         if found is not None:
-            error = RbeeError(
-                error.code, f"{error.message}; {found.how}", details={**error.details, "exit": found.how}
-            )
+            error = RbeeError(error.code, f"{error.message}; {found.how}", details={**error.details, "exit": found.how})
         self._store.crashed(time.time(), node, worker.id, worker.model_ref, record.id, error)
         return error
 

@@ -1,6 +1,7 @@
 """The running queen: one task owns the state, every effect runs beside it and comes back as an event."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ import structlog
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.events import EventType, Narration
-from daemons.contracts.fleet import DrainRequest, NodeStatus
-from daemons.contracts.tasks import ENDED, TaskRow, TaskState
+from daemons.contracts.fleet import DrainRequest, ModelRow, NodeStatus
+from daemons.contracts.tasks import ENDED, TaskRequest, TaskRow, TaskState
 from daemons.contracts.telemetry import HiveTelemetry
 from daemons.kit.logs import get_logger
 from daemons.kit.policy import Policy
@@ -33,7 +34,8 @@ CHECKPOINT_S = 2.0
 """How much of a running task's text a crash of the queen may cost."""
 
 _PRUNE_S = 6 * 3600.0
-_LAST_EFFECTS_S = 2.0
+_SETTLE_SHARE = 0.6
+"""Of the time that a client gives one try of a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,16 @@ class QueenService:
         self.minutes = TelemetryMinutes(parts.store)
         self.actions = Actions(self.state, self.watchers, parts.policy, parts.store, self, now=self.now)
         self.closing = asyncio.Event()
-        self.ready = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._settled = asyncio.Event()
         self._inbox: asyncio.Queue[ev.Event | None] = asyncio.Queue()
         self._idle = asyncio.Event()
         self._on_idle: Callable[[], None] = lambda: None
         self._running: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
         self._effects: set[asyncio.Task[None]] = set()
-        self._stop: Callable[[], None] = lambda: None
+        self.stop: Callable[[], None] = lambda: None
+        self._shutdown = DrainRequest()
         self._perform = self._table()
 
     @staticmethod
@@ -83,7 +87,7 @@ class QueenService:
 
     async def start(self, stop: Callable[[], None]) -> None:
         """Take up what an earlier queen left, and find the nodes. The store is open already."""
-        self._stop = stop
+        self.stop = stop
         now = time.time()
         self.store.prune(now, self.policy.history_days)
         waiting = await self.store.recover(now)
@@ -91,17 +95,21 @@ class QueenService:
         self._running = asyncio.create_task(self._run(), name="queen")
         for stored in waiting:
             self.submit(restored(stored))
-        await self.ready.wait()
+        await self._ready.wait()
 
     def begin_drain(self) -> None:
         """Refuse new tasks."""
         self.post(ev.DrainBegun(self.now()))
 
     async def drained(self) -> None:
-        """Return when no task is left."""
-        while not self._idle.is_set() or not self._inbox.empty():
-            await self._idle.wait()
-            await asyncio.sleep(0)
+        """Return when no task is left, or when the drain time that somebody asked for is over."""
+        try:
+            async with asyncio.timeout(self._shutdown.drain_s):
+                while not self.idle:
+                    await self._idle.wait()
+                    await asyncio.sleep(0)
+        except TimeoutError:
+            get_logger().warning("cutting what still runs", limit_s=self._shutdown.drain_s)
 
     async def close(self) -> None:
         """End what is left, then the hives that were started for this queen alone."""
@@ -117,9 +125,10 @@ class QueenService:
         await asyncio.gather(*(watcher.hive.stop_if_ours() for watcher in self.watchers.values()))
         await self.store.close()
 
-    def shut_down(self, _request: DrainRequest) -> None:
-        """End the queen as SIGTERM would."""
-        self._stop()
+    def shut_down(self, request: DrainRequest) -> None:
+        """End the queen as SIGTERM would, after at most the drain time of the request."""
+        self._shutdown = request
+        self.stop()
 
     def _end_what_is_left(self) -> None:
         """Cut running tasks. Waiting ones stay in the database: the next queen takes them up."""
@@ -136,13 +145,16 @@ class QueenService:
             others.append(group.create_task(self._each(CHECKPOINT_S, self._checkpoint)))
             others.append(group.create_task(self._each(_PRUNE_S, self._prune)))
             if self.parts.start_hives:
-                for name, watcher in self.watchers.items():
-                    self.post(ev.NodeChanged(self.now(), name, NodeStatus.STARTING))
-                    watcher.ensure()
-            self.ready.set()
+                self._start_hives()
+            self._ready.set()
             await self._own()
             for task in (*others, *self._effects):
                 task.cancel()
+
+    def _start_hives(self) -> None:
+        for name, watcher in self.watchers.items():
+            self._take_in(ev.NodeChanged(self.now(), name, NodeStatus.STARTING))
+            watcher.ensure()
 
     async def _own(self) -> None:
         """Take events in, one after the other, and act on each."""
@@ -159,11 +171,18 @@ class QueenService:
         for effect in decide(self.state, event):
             self._perform[type(effect)](effect)
         self.feed.publish_changes()
+        self._note_settled()
         if self.state.tasks:
             self._idle.clear()
         else:
             self._idle.set()
             self._on_idle()
+
+    def _note_settled(self) -> None:
+        if any(node.status is NodeStatus.STARTING for node in self.state.nodes.values()):
+            self._settled.clear()
+        else:
+            self._settled.set()
 
     # -- asked by the routes ------------------------------------------------------------------------------------------
 
@@ -194,6 +213,32 @@ class QueenService:
             return
         get_logger().info("the client is gone, cancelling", task=record.id, request_id=record.row.request_id)
         self.stop_task(record, RbeeError(Code.CANCELLED, "the client of the task is gone"))
+
+    def node(self, name: str) -> Node:
+        """A node by its name. Raises RbeeError(NODE_NOT_FOUND)."""
+        node = self.state.nodes.get(name)
+        if node is None:
+            known = list(self.state.nodes)
+            raise RbeeError(
+                Code.NODE_NOT_FOUND,
+                f"no node is called {name}; known: {', '.join(known) or 'none'}",
+                details={"node": name, "known": known},
+            )
+        return node
+
+    async def nodes_settled(self) -> None:
+        """Wait, but not for long, until no node is being started: a list asked for right after our own start."""
+        try:
+            async with asyncio.timeout(_SETTLE_SHARE * self.policy.http_timeout_s):
+                await self._settled.wait()
+        except TimeoutError:
+            pass
+
+    async def models_now(self) -> list[ModelRow]:
+        """Models of all nodes, each hive asked now."""
+        await self.nodes_settled()
+        await asyncio.gather(*(watcher.refresh_models() for watcher in self.watchers.values() if watcher.connected))
+        return self.view.models()
 
     def when_idle(self, callback: Callable[[], None]) -> None:
         """Have `callback` called whenever no task is left."""
@@ -273,8 +318,10 @@ class QueenService:
         def failed(error: RbeeError) -> ev.Event:
             return ev.RelayEnded(self.now(), record.id, ev.RelayEnd.FAILED, record.events.tokens, error)
 
+        generation = record.generation
+        assert generation is not None
         relay = Relay(
-            self._job(record, effect.worker_id),
+            self._job(record, generation, effect.worker_id),
             self.actions.clients.of(worker.row),
             record.events,
             on_first_token=lambda: self._first_token(record),
@@ -284,12 +331,11 @@ class QueenService:
             self._guarded(self.actions.relay(record, relay, worker.row, worker.node), failed), record.row.request_id
         )
 
-    def _job(self, record: TaskRecord, worker_id: str) -> RelayJob:
-        assert not record.starts_worker
+    def _job(self, record: TaskRecord, generation: TaskRequest, worker_id: str) -> RelayJob:
         return RelayJob(
             task_id=record.id,
             worker_id=worker_id,
-            request=record.request,  # type: ignore[arg-type]
+            request=generation,
             max_tokens=record.row.max_tokens,
             request_id=record.row.request_id,
             deadline=record.deadline,
@@ -393,14 +439,15 @@ class QueenService:
             record.events.add(EventType.ERROR.value, structured(error.as_dict()))
         elif record.starts_worker:
             worker = self.state.workers.get(record.row.worker_id or "")
-            row = worker_row(worker).model_dump(mode="json", exclude_none=True) if worker else None
+            row = worker_row(worker).model_dump(mode="json", exclude_none=True) if worker else {}
+            record.events.add(EventType.WORKER.value, structured(row))
             record.events.add(EventType.DONE.value, structured({"done": True, "worker": row}))
         else:
             record.events.add(EventType.DONE.value, record.raw_done)
 
     def _publish(self, record: TaskRecord) -> None:
         if not record.starts_worker:
-            self.store.save(record.row, None if record.ended else record.request)  # type: ignore[arg-type]
+            self.store.save(record.row, None if record.ended else record.generation)
             self.feed.publish(EventType.TASK, record.row)
 
     # -- time ---------------------------------------------------------------------------------------------------------
@@ -448,6 +495,11 @@ class QueenService:
         self.minutes.add(node, sample, now)
         if self.feed.watched:
             self.feed.publish(EventType.TELEMETRY, node_telemetry(node, sample))
+
+
+def structured(fields: dict[str, Any]) -> str:
+    """One line of JSON; figures of foreign types become text."""
+    return json.dumps(fields, default=str)
 
 
 def _cut_off() -> RbeeError:

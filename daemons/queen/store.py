@@ -29,7 +29,7 @@ MIGRATIONS = (
         );
         CREATE TABLE task_texts (task_id VARCHAR PRIMARY KEY, tokens BIGINT NOT NULL, text VARCHAR NOT NULL);
         CREATE TABLE narration (
-            task_id VARCHAR NOT NULL, at DOUBLE NOT NULL, actor VARCHAR NOT NULL, text VARCHAR NOT NULL,
+            task_id VARCHAR NOT NULL, said_at DOUBLE NOT NULL, actor VARCHAR NOT NULL, text VARCHAR NOT NULL,
             fields VARCHAR NOT NULL
         );
         CREATE TABLE telemetry (
@@ -38,7 +38,7 @@ MIGRATIONS = (
             workers DOUBLE NOT NULL, slots_busy DOUBLE NOT NULL, tokens_per_second DOUBLE NOT NULL, devices VARCHAR
         );
         CREATE TABLE crashes (
-            at DOUBLE NOT NULL, node VARCHAR NOT NULL, worker_id VARCHAR NOT NULL, model VARCHAR NOT NULL,
+            crashed_at DOUBLE NOT NULL, node VARCHAR NOT NULL, worker_id VARCHAR NOT NULL, model VARCHAR NOT NULL,
             task_id VARCHAR, error VARCHAR NOT NULL
         );
         """,
@@ -81,8 +81,8 @@ class QueenStore:
         """Forget what is older than `history_days`."""
         oldest = now - history_days * _DAY_S
         write = self._store.write_soon
-        write("DELETE FROM narration WHERE at < ?", (oldest,))
-        write("DELETE FROM crashes WHERE at < ?", (oldest,))
+        write("DELETE FROM narration WHERE said_at < ?", (oldest,))
+        write("DELETE FROM crashes WHERE crashed_at < ?", (oldest,))
         write("DELETE FROM telemetry WHERE minute < ?", (int(oldest // _MINUTE_S),))
         write("DELETE FROM task_texts WHERE task_id IN (SELECT id FROM tasks WHERE ended_at < ?)", (oldest,))
         write("DELETE FROM tasks WHERE ended_at < ?", (oldest,))

@@ -31,8 +31,9 @@ class TaskEvents:
         self._encoded: list[bytes] = []
         self._first = 1
         self._size = 0
-        self._dropped_text: list[str] = []
-        self._dropped_tokens = 0
+        self._text = ""
+        self._text_tokens = 0
+        self._text_at = 0  # number of the last token event that is in the text
         self._last_token = b""
         self._readers: set[TaskReader] = set()
         self.closed = False
@@ -77,6 +78,9 @@ class TaskEvents:
         self._readers.add(reader)
         return reader
 
+    def forget_reader(self, reader: "TaskReader") -> None:
+        self._readers.discard(reader)
+
     @property
     def tokens(self) -> int:
         """Tokens so far, at least: the last event may hold several."""
@@ -84,54 +88,51 @@ class TaskEvents:
 
     @property
     def text(self) -> str:
-        """All tokens so far, in one."""
-        kept = (_data_of(e)["token"] for kind, e in zip(self._kinds, self._encoded, strict=True) if kind == _TOKEN)
-        return "".join([*self._dropped_text, *kept])
-
-    def forget_reader(self, reader: "TaskReader") -> None:
-        self._readers.discard(reader)
+        """All tokens so far, in one. Each is decoded once, however often the text is asked for."""
+        start = max(self._text_at + 1 - self._first, 0)
+        parts = [self._text]
+        for offset in range(start, len(self._kinds)):
+            if self._kinds[offset] == _TOKEN:
+                data = _data_of(self._encoded[offset])
+                parts.append(data["token"])
+                self._text_tokens = data["index"] + 1
+                self._text_at = self._first + offset
+        self._text = "".join(parts)
+        return self._text
 
     def batch_after(self, number: int) -> tuple[bytes, int]:
         """Events behind `number` as one chunk, and the number of its last; empty when there are none yet."""
-        if number < self._first - 1:
-            return self._snapshot(), self._first - 1
+        if self.lost_after(number):
+            return self._snapshot()
         start = number - self._first + 1
         events = self._encoded[start : start + _MOST_PER_CHUNK]
         return b"".join(events), number + len(events)
 
-    def typed_after(self, number: int) -> tuple[list[tuple[str, dict[str, Any]]], int]:
-        """As `batch_after`, decoded: (type, data) of each event; text that was dropped comes as one token."""
-        if number < self._first - 1:
-            text = {"token": "".join(self._dropped_text), "index": 0}
-            return [(_TOKEN, text)], self._first - 1
+    def typed_after(self, number: int) -> list[tuple[str, dict[str, Any]]]:
+        """(type, data) of the kept events behind `number`."""
         start = number - self._first + 1
-        rows = list(zip(self._kinds[start:], map(_data_of, self._encoded[start:]), strict=True))
-        return rows, number + len(rows)
+        return list(zip(self._kinds[start:], map(_data_of, self._encoded[start:]), strict=True))
 
-    def _snapshot(self) -> bytes:
-        snapshot = TextSnapshot(text="".join(self._dropped_text), index=self._dropped_tokens)
-        return encode_event(EventType.SNAPSHOT.value, snapshot, self._first - 1)
+    def lost_after(self, number: int) -> bool:
+        """Whether events right behind `number` are not kept any more."""
+        return number < self._first - 1
+
+    def text_so_far(self) -> tuple[str, int]:
+        """The text, and the number of the event up to which it goes; at least all that was dropped."""
+        return self.text, max(self._text_at, self._first - 1)
+
+    def _snapshot(self) -> tuple[bytes, int]:
+        text, number = self.text_so_far()
+        return encode_event(EventType.SNAPSHOT.value, TextSnapshot(text=text, index=self._text_tokens), number), number
 
     def _drop_oldest(self) -> None:
+        assert self.text is not None  # decodes what is about to go
         count = 0
         while self._size > self._keep_bytes * _KEPT_AFTER_DROP and count < len(self._encoded) - 1:
-            encoded = self._encoded[count]
-            if self._kinds[count] == _TOKEN:
-                data = _data_of(encoded)
-                self._dropped_text.append(data["token"])
-                self._dropped_tokens = data["index"] + 1
-            self._size -= len(encoded)
+            self._size -= len(self._encoded[count])
             count += 1
         del self._kinds[:count], self._encoded[:count]
         self._first += count
-        self._dropped_tokens = self._index_of_first_kept_token()
-
-    def _index_of_first_kept_token(self) -> int:
-        """An event may hold several tokens, so how many were dropped is told by the next one that was not."""
-        for kind, encoded in zip(self._kinds, self._encoded, strict=True):
-            if kind == _TOKEN:
-                return int(_data_of(encoded)["index"])
-        return self._dropped_tokens
 
 
 class TaskReader:
@@ -160,11 +161,18 @@ class TaskReader:
                 await self._wait()
 
     async def typed(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """(type, data) of each event up to the end."""
+        """(type, data) of each event up to the end; text that was dropped unread comes as one token."""
+        told = 0
         while True:
-            rows, self._number = self._events.typed_after(self._number)
-            for row in rows:
-                yield row
+            if self._events.lost_after(self._number):
+                text, self._number = self._events.text_so_far()
+                rows: list[tuple[str, dict[str, Any]]] = [(_TOKEN, {"token": text[told:], "index": 0})]
+            else:
+                rows = self._events.typed_after(self._number)
+                self._number += len(rows)
+            for kind, data in rows:
+                told += len(data["token"]) if kind == _TOKEN else 0
+                yield kind, data
             if self._at_end():
                 return
             if not rows:

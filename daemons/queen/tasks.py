@@ -47,9 +47,14 @@ class TaskRecord:
         return self.row.id
 
     @property
+    def generation(self) -> TaskRequest | None:
+        """What is to be generated; None when only a worker is started."""
+        return self.request if isinstance(self.request, TaskRequest) else None
+
+    @property
     def starts_worker(self) -> bool:
         """Whether it only loads a model; such tasks are in no list."""
-        return isinstance(self.request, StartWorkerRequest)
+        return self.generation is None
 
     @property
     def ended(self) -> bool:

@@ -1,0 +1,127 @@
+"""From a command line to a running queen: settings, log, database, address, parts, and the end of all that."""
+
+import asyncio
+import importlib.util
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.ids import LOCAL_NODE
+from daemons.contracts.routes import Daemon, Role
+from daemons.kit.app import build_app
+from daemons.kit.auth import ADMIN_KEY, INFER_KEY, Keyring, ensure_key
+from daemons.kit.logs import configure_logs, log_start_line
+from daemons.kit.paths import Paths, find_paths
+from daemons.kit.procs import ProcessIdentity, bind_listening, identify
+from daemons.kit.runfile import RunFile, published, read_run_file, run_path
+from daemons.kit.server import check_bind, serve, url_of
+from daemons.kit.settings import Settings, load_settings
+from daemons.kit.store import Store
+from daemons.queen.core.state import Limits
+from daemons.queen.fleet import QueenIdentity
+from daemons.queen.http.table import queen_handlers
+from daemons.queen.logs import QueenLogs
+from daemons.queen.nodes import Hive, LocalHive
+from daemons.queen.owner import InFlight, OwnerWatch
+from daemons.queen.service import Parts, QueenService
+from daemons.queen.store import MIGRATIONS, QueenStore
+
+NAME = "queen"
+HIVE_MODULES = ("gguf", "duckdb")
+"""What a hive imports beyond what the queen has; without them this machine is no node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line; None is not given."""
+
+    host: str | None = None
+    port: int | None = None
+    ephemeral: bool = False
+    owner_pid: int | None = None
+
+
+async def run_queen(options: Options) -> None:
+    """Serve until told to end.
+
+    Raises RbeeError: ALREADY_RUNNING, PORT_IN_USE, INSECURE_BIND, CONFIG_INVALID, HOME_UNUSABLE, KEY_FILE_INVALID,
+    STATE_SCHEMA_NEWER, STATE_CORRUPT.
+    """
+    paths = find_paths()
+    flags = {"queen.host": options.host, "queen.port": options.port}
+    settings = load_settings(paths, flags=flags).settings
+    paths.create()
+    configure_logs(NAME, paths.log_file(NAME), settings.log)
+    log_start_line(ephemeral=options.ephemeral, owner_pid=options.owner_pid)
+    _refuse_second(paths)
+    check_bind(settings.queen.host, secured=False)
+    keyring = Keyring({ensure_key(paths, ADMIN_KEY): Role.ADMIN, ensure_key(paths, INFER_KEY): Role.INFER})
+    await _serve(paths, settings, keyring, options)
+
+
+def _refuse_second(paths: Paths) -> None:
+    run = read_run_file(run_path(paths, NAME))
+    if run is not None and run.is_alive:
+        raise RbeeError(
+            Code.ALREADY_RUNNING,
+            f"a queen runs on {paths.home} as pid {run.identity.pid} at {run.url}",
+            details={"pid": run.identity.pid, "url": run.url, "home": str(paths.home)},
+        )
+
+
+async def _serve(paths: Paths, settings: Settings, keyring: Keyring, options: Options) -> None:
+    async with AsyncExitStack() as stack:
+        # Whoever has the database open is the queen of this home; one that loses a race ends here.
+        store = QueenStore(Store(paths.database(NAME), MIGRATIONS, paths.backups))
+        await store.open()
+        stack.push_async_callback(store.close)
+        sock = stack.enter_context(bind_listening(settings.queen.host, settings.queen.port))
+        identity = QueenIdentity(time.time(), options.ephemeral, url_of(sock))
+        service = QueenService(make_parts(paths, settings, store, identity))
+        logs = QueenLogs(paths.log_file(NAME), service.watchers, service.closing)
+        app = build_app(Daemon.QUEEN, queen_handlers(service, logs), keyring=lambda: keyring, policy=settings.policy)
+        owner = _owner(options)
+        run = RunFile.of_this_process(NAME, identity.url, ephemeral=options.ephemeral, owner=owner)
+        counted = InFlight(app, lambda: None)
+        if owner is not None:
+            watch = OwnerWatch(owner, lambda: service.idle and not counted.count, lambda: service.stop())
+            counted.on_none = watch.look
+            service.when_idle(watch.look)
+            stack.push_async_callback(_cancel, asyncio.create_task(watch.run()))
+
+        async def publish() -> None:
+            await asyncio.to_thread(stack.enter_context, published(run_path(paths, NAME), run))
+
+        await serve(service, counted, sock, drain_s=settings.policy.drain_s, on_serving=publish)
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _owner(options: Options) -> ProcessIdentity | None:
+    """The process to end with. One that is gone already is named by a pid that will never run: we end at once."""
+    if options.owner_pid is None or not options.ephemeral:
+        return None
+    return identify(options.owner_pid) or ProcessIdentity(options.owner_pid, "", 0)
+
+
+def make_parts(paths: Paths, settings: Settings, store: QueenStore, identity: QueenIdentity) -> Parts:
+    """Everything a queen is made of, from its settings."""
+    policy = settings.policy
+    hives: dict[str, Hive] = {}
+    if settings.queen.local_hive and can_run_hive():
+        hives[LOCAL_NODE] = LocalHive(paths, settings, ephemeral=identity.ephemeral)
+    limits = Limits(
+        queue_limit=settings.queen.queue_limit,
+        queue_wait_s=policy.queue_wait_s,
+        default_slots=settings.worker.slots,
+    )
+    return Parts(policy=policy, limits=limits, hives=hives, store=store, identity=identity)
+
+
+def can_run_hive() -> bool:
+    """Whether this installation has what a hive imports."""
+    return all(importlib.util.find_spec(module) is not None for module in HIVE_MODULES)
