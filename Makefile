@@ -9,7 +9,7 @@ PROMPT ?= Once upon a time
 .PHONY: demo test check bench demo-model clean
 
 demo: $(VENV)/.ready
-	$(BIN)/rbee infer --ephemeral --model demo --prompt "$(PROMPT)"
+	$(BIN)/rbee infer --ephemeral --model demo --max-tokens 240 --prompt "$(PROMPT)"
 
 test: $(VENV)/.ready-test
 	$(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS)

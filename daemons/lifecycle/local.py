@@ -200,7 +200,7 @@ class _Starter:
         raise never_answered(self._kind, self._policy.daemon_start_s, lines, self._out)
 
     def _spawn(self) -> ChildProcess:
-        binding = binding_of(self._kind, self._settings)
+        binding = binding_of(self._kind, self._settings, ephemeral=self._ephemeral)
         owner_pid = os.getpid() if self._ephemeral else None
         argv = daemon_argv(self._kind, binding, python=sys.executable, owner_pid=owner_pid)
         environment = daemon_environment(self._kind, binding, self._paths, os.environ, Path.cwd())

@@ -41,10 +41,10 @@ class Binding:
     program: str
 
 
-def binding_of(kind: DaemonKind, settings: Settings) -> Binding:
-    """The settings of one kind of daemon."""
+def binding_of(kind: DaemonKind, settings: Settings, *, ephemeral: bool = False) -> Binding:
+    """The settings of one kind of daemon. Nobody has to know an ephemeral one's port, so it takes any free one."""
     section = settings.queen if kind is QUEEN else settings.hive
-    return Binding(section.host, section.port, section.program)
+    return Binding(section.host, 0 if ephemeral else section.port, section.program)
 
 
 def daemon_argv(kind: DaemonKind, binding: Binding, *, python: str, owner_pid: int | None) -> tuple[str, ...]:

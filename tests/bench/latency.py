@@ -11,30 +11,38 @@ from tests.bench.load import Target, request_bytes
 PREFIX_WORDS = 1000
 
 
-def _post(target: Target, prompt: str, **body: object) -> socket.socket:
-    """A connection on which the request has been sent."""
-    parts = urlsplit(target.url)
-    connection = socket.create_connection((parts.hostname, parts.port or 80), timeout=120)
-    changed = Target(target.url, target.path, target.key, {**target.body, **body}, target.id_field)
-    connection.sendall(request_bytes(changed, 0, [prompt]))
-    return connection
+class _Stream:
+    """An event stream of one request; what was read beyond a marker is kept for the next one."""
 
+    def __init__(self, target: Target, prompt: str, **body: object) -> None:
+        parts = urlsplit(target.url)
+        changed = Target(target.url, target.path, target.key, {**target.body, **body}, target.id_field)
+        self._seen = b""
+        self._connection = socket.create_connection((parts.hostname, parts.port or 80), timeout=120)
+        self._connection.sendall(request_bytes(changed, 0, [prompt]))
 
-def _read_until(connection: socket.socket, marker: bytes) -> None:
-    seen = b""
-    while marker not in seen:
-        chunk = connection.recv(65536)
-        if not chunk:
-            raise RuntimeError(f"the stream ended before {marker!r}: {seen[-500:]!r}")
-        seen += chunk
+    def __enter__(self) -> "_Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def until(self, marker: bytes) -> None:
+        """Read on until `marker` has come."""
+        while marker not in self._seen:
+            chunk = self._connection.recv(65536)
+            if not chunk:
+                raise RuntimeError(f"the stream ended before {marker!r}: {self._seen[-500:]!r}")
+            self._seen += chunk
+        self._seen = self._seen.partition(marker)[2]
 
 
 def _first_token_ms(target: Target, prompt: str) -> float:
     started = time.perf_counter()
-    with _post(target, prompt, cache_prompt=True, max_tokens=1) as connection:
-        _read_until(connection, b"event: token")
+    with _Stream(target, prompt, cache_prompt=True, max_tokens=1) as stream:
+        stream.until(b"event: token")
         first = (time.perf_counter() - started) * 1000
-        _read_until(connection, b"event: done")
+        stream.until(b"event: done")
     return first
 
 
@@ -53,11 +61,11 @@ def _stats(target: Target) -> dict[str, object]:
 
 def cancel_to_free_slot_ms(target: Target) -> tuple[float, float]:
     """(ms from closing the connection to the slot being free, ms per token just before)."""
-    with _post(target, "The bees", max_tokens=900) as connection:
-        _read_until(connection, b"event: token")
+    with _Stream(target, "The bees", max_tokens=900) as stream:
+        stream.until(b"event: token")
         started = time.perf_counter()
         for _ in range(10):
-            _read_until(connection, b"event: token")
+            stream.until(b"event: token")
         step_ms = (time.perf_counter() - started) * 100
     closed = time.perf_counter()
     while True:

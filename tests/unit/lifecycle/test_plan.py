@@ -57,6 +57,7 @@ def test_each_kind_has_its_own_settings() -> None:
     )
     assert binding_of(QUEEN, settings) == Binding("127.0.0.2", 1, "q")
     assert binding_of(HIVE, settings) == Binding("127.0.0.3", 2, "")
+    assert binding_of(HIVE, settings, ephemeral=True) == Binding("127.0.0.3", 0, "")
 
 
 def test_host_and_port_of_the_starter_count() -> None:
