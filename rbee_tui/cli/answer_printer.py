@@ -7,10 +7,14 @@ from rbee_tui.keeper.infer import Answer, AnswerEvent
 
 
 class AnswerPrinter:
-    """Call it with each event. With --json nothing is printed until `finish`."""
+    """Call it with each event. With --json nothing is printed until `finish`.
 
-    def __init__(self, screen: Screen) -> None:
+    `terse` leaves out the sentences of others unless figures are wanted, too: a conversation is read, not watched.
+    """
+
+    def __init__(self, screen: Screen, *, terse: bool = False) -> None:
         self._screen = screen
+        self._terse = terse and not screen.verbose
         self._parts: list[str] = []
 
     @property
@@ -25,7 +29,7 @@ class AnswerPrinter:
                 self._screen.write(event.token)
         elif isinstance(event, Progress):
             self._screen.progress(event)
-        elif isinstance(event, Narration):
+        elif not self._terse:
             self._screen.narrate(event)
 
     def finish(self, answer: Answer, *, model: str, request_id: str) -> None:

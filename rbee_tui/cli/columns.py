@@ -7,7 +7,7 @@ from typing import Any
 from daemons.contracts.fleet import LogLine, ModelRow, NodeRow
 from daemons.contracts.tasks import TaskRow
 from daemons.contracts.workers import WorkerHealth, WorkerRow
-from rbee_tui.cli.figures import UNKNOWN, age, duration, percent, size
+from rbee_tui.cli.figures import UNKNOWN, age, duration, figure, percent, size
 from rbee_tui.cli.tables import Column
 from rbee_tui.keeper.config import SettingRow
 from rbee_tui.keeper.fleet import NodeDevice
@@ -44,7 +44,7 @@ PS_COLUMNS: tuple[Column[WorkerRow], ...] = (
     Column("CTX", lambda worker: str(worker.ctx), right=True),
     Column("MEMORY", lambda worker: size(worker.memory_bytes) if worker.memory_bytes else UNKNOWN, right=True),
     Column("TOK/S", lambda worker: f"{worker.tokens_per_second:.1f}", right=True),
-    Column("UNLOADED", lambda worker: _unloaded_in(worker), right=True),
+    Column("UNLOADS", lambda worker: _unloaded_in(worker), right=True),
 )
 
 WORKER_COLUMNS: tuple[Column[WorkerRow], ...] = (
@@ -102,7 +102,7 @@ SETTING_COLUMNS: tuple[Column[SettingRow], ...] = (
 def log_line(line: LogLine) -> str:
     """One log line for people: time, where from, level, sentence, fields."""
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.at)) if line.at else UNKNOWN
-    fields = "".join(f" {name}={value}" for name, value in line.fields.items())
+    fields = "".join(f" {name}={figure(value)}" for name, value in line.fields.items())
     return f"{at} {line.node}/{line.source} {line.level.upper()} {line.text}{fields}"
 
 

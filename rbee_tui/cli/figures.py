@@ -34,5 +34,10 @@ def age(at: float | None, now: float) -> str:
     return duration(now - at) if at else UNKNOWN
 
 
+def figure(value: object) -> str:
+    """A field of a log line or sentence; measured numbers in six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def percent(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.0f}%"

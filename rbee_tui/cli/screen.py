@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from daemons.contracts.errors import RbeeError
 from daemons.contracts.events import Narration, Progress
 from rbee_tui.cli.clean import clean, one_line
+from rbee_tui.cli.figures import figure
 from rbee_tui.cli.tables import Column, as_lines, print_table
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def _as_json(value: object) -> Any:
 
 
 def _figures(fields: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in fields.items())
+    return ", ".join(f"{name}={figure(value)}" for name, value in fields.items())
 
 
 def _progress_sentence(progress: Progress) -> str:

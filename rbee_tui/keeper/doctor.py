@@ -108,9 +108,9 @@ def _check_settings(paths: Paths, environ: Mapping[str, str] | None, tell: Calla
         tell(failed("configuration", error))
         return LoadedSettings(Settings(), {})
     files = [str(file) for file in config_files(paths, named) if file.is_file()]
-    changed = sum(source != "default" for source in loaded.sources.values())
+    given = sum(source != "default" for source in loaded.sources.values())
     where = f"read from {', '.join(files)}" if files else "no file"
-    tell(Check("configuration", Result.OK, f"{where}; {changed} settings differ in source from the defaults"))
+    tell(Check("configuration", Result.OK, f"{where}; {given} of {len(loaded.sources)} settings are given"))
     return loaded
 
 

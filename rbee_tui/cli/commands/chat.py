@@ -72,7 +72,8 @@ def _turn(
     installation: Installation,
 ) -> Conversation:
     """The conversation after this question. Ctrl+C keeps what had come of the answer; a failure drops the question."""
-    printer = AnswerPrinter(call.screen)
+    # How the first answer came about is worth telling; after that the worker is warm.
+    printer = AnswerPrinter(call.screen, terse=conversation != conversation.cleared())
     partials = installation.paths.partial_answers
     try:
         after, answer = runner.run(ask(session, conversation, question, printer, partials=partials))

@@ -30,6 +30,11 @@ def test_the_model_is_the_configured_one_and_answers_may_be_long(
     assert [(r.model, r.max_tokens, r.seed) for r in queen.requests] == [("hf:org/repo", 512, None), ("demo", 9, 3)]
 
 
+def test_how_an_answer_came_about_is_told_once_unless_figures_are_wanted(rbee: Rbee, queen: FakeQueen) -> None:
+    assert rbee("chat", stdin=b"one\ntwo\n").err.count("[queen] placing") == 1
+    assert rbee("chat", "-v", stdin=b"one\ntwo\n").err.count("[queen] placing") == 2
+
+
 def test_new_begins_again_and_exit_ends(rbee: Rbee, queen: FakeQueen) -> None:
     finished = rbee("chat", stdin=b"one\n/new\ntwo\n/what\n/exit\nthree\n")
     assert (finished.code, asked(queen)) == (0, [["one"], ["two"]])

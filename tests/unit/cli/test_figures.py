@@ -2,7 +2,7 @@
 
 import pytest
 
-from rbee_tui.cli.figures import age, duration, percent, size
+from rbee_tui.cli.figures import age, duration, figure, percent, size
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,16 @@ def test_duration(seconds: float, expected: str) -> None:
 
 def test_what_never_was_has_no_age() -> None:
     assert (age(0.0, 50.0), age(None, 50.0), age(20.0, 50.0)) == ("-", "-", "30s")
+
+
+def test_measured_numbers_are_cut_and_others_left_alone() -> None:
+    assert [figure(value) for value in (70.23028299954603, 2.0, 7, "text", None)] == [
+        "70.2303",
+        "2",
+        "7",
+        "text",
+        "None",
+    ]
 
 
 def test_unknown_is_not_zero() -> None:

@@ -135,8 +135,8 @@ class TestFleet:
     def test_ps(self, rbee: Rbee, queen: FakeQueen) -> None:
         queen.workers = [worker_row(slots_available=1, memory_bytes=2**29), worker_row("w-2", idle_limit_s=-1.0)]
         busy, pinned = rows(rbee("ps"))
-        assert (busy["BUSY"], busy["MEMORY"], busy["UNLOADED"]) == ("3/4", "512.0 MiB", "-")
-        assert (pinned["BUSY"], pinned["MEMORY"], pinned["UNLOADED"]) == ("0/4", "-", "never")
+        assert (busy["BUSY"], busy["MEMORY"], busy["UNLOADS"]) == ("3/4", "512.0 MiB", "-")
+        assert (pinned["BUSY"], pinned["MEMORY"], pinned["UNLOADS"]) == ("0/4", "-", "never")
         assert [row["id"] for row in as_json(rbee("ps", "--json"))["workers"]] == ["w-00000001", "w-2"]
 
     def test_models(self, rbee: Rbee, queen: FakeQueen) -> None:
