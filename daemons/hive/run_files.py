@@ -3,25 +3,25 @@
 Mode 0600, because the worker's key is in it.
 """
 
-import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from daemons.contracts.workers import HiveWorker
 from daemons.kit.logs import get_logger
 from daemons.kit.procs import ProcessIdentity
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerFile:
+class WorkerFile(BaseModel):
     """A worker as it was started."""
 
+    model_config = ConfigDict(frozen=True)
+
     identity: ProcessIdentity
-    row: HiveWorker
+    url: str
+    worker: HiveWorker
     load_limit_s: float
 
 
@@ -31,19 +31,13 @@ class WorkerFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def write(self, worker: WorkerFile) -> None:
+    def write(self, file: WorkerFile) -> None:
         """Raises OSError."""
-        document = {
-            "identity": worker.identity.to_json(),
-            "url": worker.row.url,
-            "worker": worker.row.model_dump(mode="json"),
-            "load_limit_s": worker.load_limit_s,
-        }
-        path = self._path(worker.row.id)
+        path = self._path(file.worker.id)
         fresh = path.with_suffix(".fresh")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(document, file)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(file.model_dump_json())
         fresh.replace(path)
 
     def remove(self, worker_id: str) -> None:
@@ -56,14 +50,10 @@ class WorkerFiles:
     def _readable(self) -> Iterator[WorkerFile]:
         for path in sorted(self._folder.glob("*.json")):
             try:
-                document = json.loads(path.read_text(encoding="utf-8"))
-                yield WorkerFile(
-                    ProcessIdentity.from_json(document["identity"]),
-                    HiveWorker.model_validate(document["worker"]),
-                    float(document["load_limit_s"]),
-                )
-            except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-                get_logger().warning("removed a worker's run file that cannot be read", file=path.name, why=repr(error))
+                yield WorkerFile.model_validate_json(path.read_bytes())
+            except (OSError, ValidationError) as error:
+                why = f"{error.error_count()} faults" if isinstance(error, ValidationError) else str(error)
+                get_logger().warning("removed a worker's run file that cannot be read", file=path.name, why=why)
                 path.unlink(missing_ok=True)
 
     def _path(self, worker_id: str) -> Path:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import psutil
@@ -94,7 +94,7 @@ class Broadcast:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def events(self) -> AsyncGenerator[bytes, None]:
         """``snapshot`` with the newest state at once, then ``telemetry`` whenever there is a newer one."""
         seen, kind = 0, EventType.SNAPSHOT
         while not self._closed:

@@ -53,6 +53,10 @@ def labels(row: HiveWorker, url: str) -> list[str]:
     ]  # fmt: skip
 
 
+def _file_of(child: ChildProcess, row: HiveWorker, load_limit_s: float) -> WorkerFile:
+    return WorkerFile(identity=child.identity, url=row.url, worker=row, load_limit_s=load_limit_s)
+
+
 class WorkerProcesses:
     """The processes of this hive's workers, by worker id."""
 
@@ -80,7 +84,7 @@ class WorkerProcesses:
         row = asked.row.model_copy(update={"url": url, "pid": child.pid, "command": argv, "started_at": started.at})
         self._handles[row.id] = _Handle(child, self._client(row))
         try:
-            await asyncio.to_thread(self._files.write, WorkerFile(child.identity, row, asked.load_limit_s))
+            await asyncio.to_thread(self._files.write, _file_of(child, row, asked.load_limit_s))
         except OSError as error:
             # It works, but the next hive will not find it; it ends then by itself.
             get_logger().warning("no run file for a worker", worker=row.id, reason=str(error))
@@ -130,7 +134,7 @@ class WorkerProcesses:
         return [adopted for adopted in found if adopted is not None]
 
     async def _adopt_one(self, file: WorkerFile) -> ev.Adopted | None:
-        row = file.row
+        row = file.worker
         if not is_alive(file.identity):
             get_logger().info("a worker ended while no hive was there", worker=row.id, pid=row.pid)
             await asyncio.to_thread(self._files.remove, row.id)
