@@ -61,7 +61,7 @@ def program_that(folder: Path, script: str) -> Path:
 
 def paths_under(folder: Path) -> Paths:
     """A home of its own, with its folders made."""
-    paths = Paths(home=folder / "home", models=folder / "models", user_config=folder / "config.toml")
+    paths = Paths(home=folder / "home", models=folder / "home" / "models", user_config=folder / "config.toml")
     paths.create()
     paths.models.mkdir(exist_ok=True)
     return paths

@@ -39,7 +39,7 @@ async def test_a_file_by_its_real_path(catalog: Catalog, paths: Paths) -> None:
         ("hf:org/repo", Code.MODEL_NOT_FOUND),
         ("nonsense", Code.INVALID_MODEL_REF),
         ("file:///etc/hostname", Code.MODEL_PATH_FORBIDDEN),
-        ("file://{models}/../home/hive.duckdb", Code.INVALID_MODEL_REF),
+        ("file://{models}/../hive.duckdb", Code.INVALID_MODEL_REF),
         ("file://{models}/none.gguf", Code.MODEL_NOT_FOUND),
         ("file://{models}/text.gguf", Code.MODEL_INVALID),
         ("file://{models}/way-out.gguf", Code.MODEL_PATH_FORBIDDEN),
