@@ -8,7 +8,7 @@ from pydantic import Field
 from daemons.contracts.ids import NODE_NAME
 from daemons.contracts.inference import Generation, Timings, Usage
 from daemons.contracts.wire import Answer, PrintableStr
-from daemons.contracts.workers import Backend
+from daemons.contracts.workers import BackendChoice
 
 
 class Priority(StrEnum):
@@ -37,7 +37,7 @@ class TaskRequest(Generation):
 
     model: PrintableStr = Field(min_length=1, max_length=512)
     node: PrintableStr | None = Field(default=None, pattern=f"^{NODE_NAME.pattern}$")
-    backend: Backend | None = Field(default=None, strict=False)
+    backend: BackendChoice | None = None
     device: int | None = Field(default=None, ge=0, le=255)
     ctx: int | None = Field(default=None, ge=64, le=1_048_576, description="tokens per slot of a new worker")
     slots: int | None = Field(default=None, ge=1, le=64)

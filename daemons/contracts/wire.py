@@ -44,7 +44,7 @@ def parse_request(model: type[RequestT], body: Any) -> RequestT:
         for fault in error.errors():
             cause = (fault.get("ctx") or {}).get("error")
             if isinstance(cause, CodedValueError):
-                raise RbeeError(cause.code, str(cause)) from None
+                raise RbeeError(cause.code, str(cause), details=invalid_fields(error).details) from None
         raise invalid_fields(error) from None
 
 

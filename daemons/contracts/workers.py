@@ -1,13 +1,14 @@
 """Workers as hive and queen speak of them, and the one line a worker gets on stdin."""
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from daemons.contracts.errors import Code
 from daemons.contracts.events import Narration
 from daemons.contracts.ids import NODE_NAME
-from daemons.contracts.wire import Answer, PrintableStr, Request
+from daemons.contracts.wire import Answer, CodedValueError, PrintableStr, Request
 
 
 class Backend(StrEnum):
@@ -34,11 +35,22 @@ class WorkerState(StrEnum):
 READY_STATES = frozenset({WorkerState.IDLE, WorkerState.BUSY})
 
 
+def _known_backend(name: Any) -> Any:
+    if isinstance(name, str) and name not in list(Backend):
+        accepted = ", ".join(Backend)
+        raise CodedValueError(Code.INVALID_BACKEND, f"{name[:40]!a} is no backend; accepted are {accepted}")
+    return name
+
+
+BackendChoice = Annotated[Backend, Field(strict=False), BeforeValidator(_known_backend)]
+"""A backend as a client names it; another name than those there are is INVALID_BACKEND."""
+
+
 class SpawnRequest(Request):
     """Body of the hive's `POST /v1/workers/spawn`. None means: the hive chooses and says so."""
 
     model_ref: PrintableStr = Field(min_length=1, max_length=512)
-    backend: Backend | None = Field(default=None, strict=False)
+    backend: BackendChoice | None = None
     device: int | None = Field(default=None, ge=0, le=255)
     ctx: int | None = Field(default=None, ge=64, le=1_048_576, description="tokens per slot")
     slots: int | None = Field(default=None, ge=1, le=64)

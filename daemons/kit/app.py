@@ -35,9 +35,11 @@ def build_app(
     by_path: dict[str, dict[str, _Endpoint]] = {}
     for route in table:
         by_path.setdefault(route.path, {})[route.method] = _Endpoint(route, handlers[route])
+    # An id at the end takes the rest of the path, so a longer path with something behind the id is looked at first.
+    paths = sorted(by_path, key=lambda path: path.endswith("{id}"))
     # A bare Router: the Starlette class would answer failures itself, as plain text.
     app: ASGIApp = Router(
-        [StarletteRoute(_starlette_path(path), _Methods(methods)) for path, methods in by_path.items()],
+        [StarletteRoute(_starlette_path(path), _Methods(by_path[path])) for path in paths],
         redirect_slashes=False,
         default=_not_found,
     )

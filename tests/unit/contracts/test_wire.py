@@ -39,7 +39,10 @@ def test_control_characters_in_names_are_refused(name: str) -> None:
 
 def test_a_backend_is_taken_by_name() -> None:
     assert parse_request(TaskRequest, {"model": "demo", "prompt": "x", "backend": "cpu"}).backend == "cpu"
-    assert refused({"model": "demo", "prompt": "x", "backend": "abacus"}).details["fields"][0]["field"] == "backend"
+    unknown = refused({"model": "demo", "prompt": "x", "backend": "abacus"})
+    assert unknown.code is Code.INVALID_BACKEND
+    assert unknown.details["fields"][0]["field"] == "backend"
+    assert "cpu, cuda, metal, vulkan, rocm" in unknown.message
 
 
 def test_message_parts_become_one_text() -> None:
