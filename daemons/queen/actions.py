@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import structlog
@@ -66,22 +68,36 @@ class WorkerClients:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._clients: dict[str, DaemonClient] = {}
+        self._users: Counter[DaemonClient] = Counter()
 
-    def of(self, worker: HiveWorker) -> DaemonClient:
+    @asynccontextmanager
+    async def use(self, worker: HiveWorker) -> AsyncIterator[DaemonClient]:
+        """The worker's client; it stays open for as long as somebody uses it."""
         client = self._clients.get(worker.id)
-        if client is None or client.peer.url != worker.url:
+        if client is None:
             peer = Peer(worker.url, worker.key, f"worker {worker.id}", Code.WORKER_CRASHED)
             client = self._clients[worker.id] = DaemonClient(peer, self._policy)
-        return client
+        self._users[client] += 1
+        try:
+            yield client
+        finally:
+            self._users[client] -= 1
+            await self._close_unused(client)
 
-    async def close(self, worker_id: str) -> None:
+    async def retire(self, worker_id: str) -> None:
+        """The worker is gone; streams that still come from it are read to their end."""
         client = self._clients.pop(worker_id, None)
         if client is not None:
+            await self._close_unused(client)
+
+    async def _close_unused(self, client: DaemonClient) -> None:
+        if not self._users[client] and client not in self._clients.values():
+            del self._users[client]
             await client.close()
 
-    async def close_all(self) -> None:
+    async def close(self) -> None:
         for worker_id in list(self._clients):
-            await self.close(worker_id)
+            await self.retire(worker_id)
 
 
 class Actions:
@@ -143,8 +159,7 @@ class Actions:
         self._audience.tell_load(effect.load_id, narration)
 
     async def _read_progress(self, load_id: int, worker: HiveWorker) -> None:
-        client = self.clients.of(worker)
-        async with client.stream(WORKER_PROGRESS) as events:
+        async with self.clients.use(worker) as client, client.stream(WORKER_PROGRESS) as events:
             async for event in until_end(events, client.peer.name):
                 if event.type == EventType.PROGRESS:
                     self._audience.pass_on_load(load_id, event.type, event.raw)
@@ -195,7 +210,8 @@ class Actions:
 
     async def relay(self, record: TaskRecord, relay: Relay, worker: HiveWorker, node: str) -> Event:
         """Relay a task's generation to its end."""
-        outcome = await relay.run()
+        async with self.clients.use(worker) as client:
+            outcome = await relay.run(client)
         record.done, record.raw_done = outcome.done, outcome.raw_done
         error = outcome.error
         if outcome.how is RelayEnd.LOST and error is not None:

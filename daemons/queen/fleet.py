@@ -67,6 +67,16 @@ class FleetView:
     def worker_rows(self) -> list[WorkerRow]:
         return [worker_row(worker) for worker in self.state.workers.values()]
 
+    def telemetry(self, node: str, sample: HiveTelemetry) -> NodeTelemetry:
+        """A hive's sample as it is passed on; its workers as they stand in every other event, and without their keys."""
+        return NodeTelemetry(
+            node=node,
+            at=sample.at,
+            devices=sample.devices,
+            host=sample.host,
+            workers=[worker_row(worker) for worker in self.state.workers.values() if worker.node == node],
+        )
+
     def models(self) -> list[ModelRow]:
         """Models of all nodes, with what is loaded now."""
         loaded = {(w.node, w.row.model_ref) for w in self.state.workers.values() if w.row.state in READY_STATES}
@@ -103,17 +113,6 @@ def worker_row(worker: Worker) -> WorkerRow:
         return row
     free = min(row.slots_available, worker.free_slots) if row.state is WorkerState.BUSY else worker.free_slots
     return row.model_copy(update={"state": WorkerState.BUSY, "slots_available": free})
-
-
-def node_telemetry(node: str, sample: HiveTelemetry) -> NodeTelemetry:
-    """A hive's sample as it is passed on, without the workers' keys."""
-    return NodeTelemetry(
-        node=node,
-        at=sample.at,
-        devices=sample.devices,
-        host=sample.host,
-        workers=[row.public(node) for row in sample.workers],
-    )
 
 
 class FleetFeed:

@@ -76,12 +76,10 @@ class Relay:
     def __init__(
         self,
         job: RelayJob,
-        client: DaemonClient,
         events: TaskEvents,
         on_first_token: Callable[[], None] = lambda: None,
     ) -> None:
         self._job = job
-        self._client = client
         self._events = events
         self._on_first_token = on_first_token
         self._tokens = 0
@@ -98,7 +96,7 @@ class Relay:
             if self._scope is not None:
                 self._scope.reschedule(asyncio.get_running_loop().time())
 
-    async def run(self) -> RelayOutcome:
+    async def run(self, client: DaemonClient) -> RelayOutcome:
         """Relay up to the end. Never raises, but for its own cancellation."""
         loop = asyncio.get_running_loop()
         self._last_token_at = loop.time()
@@ -107,7 +105,7 @@ class Relay:
         try:
             async with asyncio.timeout(None) as self._scope:
                 if self._why is None:
-                    await self._read()
+                    await self._read(client)
         except TimeoutError:
             pass  # stopped or stalled, or the connection stayed open after the end
         except RbeeError as error:
@@ -115,14 +113,12 @@ class Relay:
         finally:
             self._watch.cancel()
         if self._end is None and (self._why is not None or _is_stall(failure)):
-            await self._cancel_on_worker()
+            await self._cancel_on_worker(client)
         return self._outcome(failure)
 
-    async def _read(self) -> None:
+    async def _read(self, client: DaemonClient) -> None:
         job = self._job
-        opening = self._client.stream(
-            WORKER_INFER, body=job.body(), headers=job.headers(), silence_s=job.stall_s, tries=1
-        )
+        opening = client.stream(WORKER_INFER, body=job.body(), headers=job.headers(), silence_s=job.stall_s, tries=1)
         async with opening as events:
             await self._pass_on(events)
 
@@ -152,10 +148,10 @@ class Relay:
         else:
             self.stop(self._stalled())
 
-    async def _cancel_on_worker(self) -> None:
+    async def _cancel_on_worker(self, client: DaemonClient) -> None:
         """Closing the connection cancels, too; asking says it without delay and waits until it is known there."""
         try:
-            await self._client.call(WORKER_CANCEL, path={"id": self._job.task_id}, tries=1, timeout_s=_CANCEL_S)
+            await client.call(WORKER_CANCEL, path={"id": self._job.task_id}, tries=1, timeout_s=_CANCEL_S)
         except RbeeError:
             pass  # it is gone, or has ended by itself
 

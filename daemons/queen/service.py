@@ -21,7 +21,7 @@ from daemons.queen.core import effects as fx
 from daemons.queen.core import events as ev
 from daemons.queen.core.decide import decide, task_place
 from daemons.queen.core.state import Limits, Node, State
-from daemons.queen.fleet import FleetFeed, FleetView, QueenIdentity, node_telemetry, worker_row
+from daemons.queen.fleet import FleetFeed, FleetView, QueenIdentity, worker_row
 from daemons.queen.metrics import Metrics
 from daemons.queen.nodes import Hive, NodeWatcher
 from daemons.queen.relay import Relay, RelayJob
@@ -121,7 +121,7 @@ class QueenService:
             self._running = None
         self.feed.close()
         self.minutes.flush()
-        await self.actions.clients.close_all()
+        await self.actions.clients.close()
         await asyncio.gather(*(watcher.hive.stop_if_ours() for watcher in self.watchers.values()))
         await self.store.close()
 
@@ -170,6 +170,8 @@ class QueenService:
             self._note_sample(event.node, event.sample)
         for effect in decide(self.state, event):
             self._perform[type(effect)](effect)
+        if isinstance(event, ev.NodeSampled) and self.feed.watched:
+            self.feed.publish(EventType.TELEMETRY, self.view.telemetry(event.node, event.sample))
         self.feed.publish_changes()
         self._note_settled()
         if self.state.tasks:
@@ -291,7 +293,7 @@ class QueenService:
             fx.Narrate: self._narrate,
             fx.WakeAfter: lambda effect: self._wake_after(effect.seconds),
             fx.EnsureNode: lambda effect: self.watchers[effect.node].ensure(),
-            fx.WorkerGone: lambda effect: self._begin(self.actions.clients.close(effect.worker_id)),
+            fx.WorkerGone: lambda effect: self._begin(self.actions.clients.retire(effect.worker_id)),
             fx.SpawnWorker: self._spawn,
             fx.EvictWorker: self._evict,
             fx.StartRelay: self._start_relay,
@@ -322,7 +324,6 @@ class QueenService:
         assert generation is not None
         relay = Relay(
             self._job(record, generation, effect.worker_id),
-            self.actions.clients.of(worker.row),
             record.events,
             on_first_token=lambda: self._first_token(record),
         )
@@ -493,8 +494,6 @@ class QueenService:
         now = time.time()
         self.view.last_seen[node] = now
         self.minutes.add(node, sample, now)
-        if self.feed.watched:
-            self.feed.publish(EventType.TELEMETRY, node_telemetry(node, sample))
 
 
 def structured(fields: dict[str, Any]) -> str:
