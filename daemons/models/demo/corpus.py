@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from daemons.models.demo.intents import FALLBACK, INTENTS, STORY_REQUESTS, TASK_FRAMES
 from daemons.models.demo.noise import noisy
-from daemons.models.demo.phrases import Intent, expand
+from daemons.models.demo.phrases import Intent, expand, first_choice
+from daemons.models.demo.situations import SITUATIONS
 from daemons.models.demo.stories import story
 from daemons.models.demo.unknown import unknown_question, unknown_task
 
@@ -41,12 +42,20 @@ class Segment(NamedTuple):
 Document = tuple[Segment, ...]
 
 
+def plain_question(intent: Intent) -> str:
+    """The plainest way of asking for this intent."""
+    return f"How do I {first_choice(intent.tasks[0])}?" if intent.tasks else first_choice(intent.asks[0])
+
+
 def question_of(intent: Intent, rng: random.Random) -> str:
     """One way of asking for this intent."""
-    if intent.tasks and (not intent.asks or rng.random() < 0.68):
+    if rng.random() < 0.05:
+        return plain_question(intent)
+    asks = intent.asks + SITUATIONS.get(intent.name, ())
+    if intent.tasks and rng.random() < 0.6:
         frame = rng.choice(TASK_FRAMES).replace("{task}", rng.choice(intent.tasks))
         return noisy(expand(frame, rng), rng)
-    return noisy(expand(rng.choice(intent.asks), rng), rng)
+    return noisy(expand(rng.choice(asks), rng), rng)
 
 
 def _unknown(rng: random.Random) -> str:

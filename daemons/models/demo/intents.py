@@ -127,7 +127,7 @@ TASK_FRAMES: tuple[str, ...] = (
     "How to {task}?",
     "how to {task}",
     "{task}",
-    "I [want|need|would like|'d like] to {task}[|.]",
+    "[I want|I need|I would like|I'd like] to {task}[|.]",
     "[please |]tell me how to {task}[|.]",
     "What is the command to {task}?",
     "what's the command to {task}",

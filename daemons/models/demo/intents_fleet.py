@@ -353,7 +353,7 @@ FLEET_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "hive-start",
-        "To start a hive, run `rbee hive start --node <name>`. The queen also does it by itself when a request "
+        "To start the hive of this machine, run `rbee hive start`. The queen also does it by itself when a request "
         "needs that node.",
         (
             "[start|launch|run|bring up|boot] [the|a|my] [hive|hive daemon|node daemon]",
@@ -363,7 +363,7 @@ FLEET_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "hive-stop",
-        "To stop a hive, run `rbee hive stop --node <name>`. Its workers end with it.",
+        "To stop the hive of this machine, run `rbee hive stop`. Its workers end with it.",
         (
             "[stop|shut down|end|terminate|kill|quit|halt|turn off] [the|a|my] [hive|hive daemon|node daemon]",
             f"stop the hive on [a|my] {_NODE}",
@@ -372,7 +372,7 @@ FLEET_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "hive-status",
-        "Run `rbee hive status --node <name>`. It shows whether the hive is up, its version and its workers.",
+        "Run `rbee hive status`. It shows whether the hive is up, its version and its workers.",
         (
             "[see|check|show|get|find out] [the status of a hive|whether a hive runs|if the hive is running|if a "
             "hive is alive|the hive's state]",
@@ -381,7 +381,7 @@ FLEET_INTENTS: tuple[Intent, ...] = (
     ),
     Intent(
         "hive-restart",
-        "To restart a hive, run `rbee hive restart --node <name>`. Its workers keep running and are adopted again.",
+        "To restart the hive of this machine, run `rbee hive restart`. Its workers keep running and are adopted again.",
         (
             "[restart|reload|bounce|start again|reboot] [the|a|my] [hive|hive daemon|node daemon]",
             f"restart the hive on [a|my] {_NODE}",

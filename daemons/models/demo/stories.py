@@ -1,7 +1,7 @@
 """A grammar of short stories about bees: an opening, a plot of beats, an ending.
 
-Templates are those of `phrases`; `{hero}`, `{friend}`, `{flower}`, `{place}` and `{hive}` are filled once per story, so
-that names stay the same from the first sentence to the last.
+Templates are those of `phrases`; `{flower}`, `{place}` and `{hive}` are filled once per story. Each plot has its own
+two bees, so that names stay the same from the first sentence to the last.
 """
 
 from __future__ import annotations
@@ -11,38 +11,6 @@ from dataclasses import dataclass
 
 from daemons.models.demo.phrases import expand
 
-NAMES = (
-    "Mira",
-    "Bella",
-    "Luna",
-    "Tilda",
-    "Honora",
-    "Poppy",
-    "Nell",
-    "Ruby",
-    "Zoe",
-    "Wanda",
-    "Ada",
-    "Clover",
-    "Ivy",
-    "Dora",
-    "Ella",
-    "Fern",
-    "Greta",
-    "Hazel",
-    "Juno",
-    "Kira",
-    "Lotta",
-    "Maya",
-    "Olive",
-    "Pia",
-    "Rosa",
-    "Saffi",
-    "Tess",
-    "Vera",
-    "Willa",
-    "Amber",
-)
 _FLOWERS = (
     "clover",
     "lavender",
@@ -82,53 +50,59 @@ _HIVES = (
 
 @dataclass(frozen=True)
 class Plot:
-    ""
+    """One plot: its two bees, what `hero` is known for, `beats` in order, its own `endings`.
 
-    "One plot: `beats` in order, its own `endings`, and `short`: the beats that still make sense without the others."
-    ""
+    `short` numbers the beats that still make sense without the others.
+    """
 
+    hero: str
+    friend: str
+    known_for: str
     beats: tuple[str, ...]
     endings: tuple[str, ...]
     short: tuple[int, ...]
 
 
 OPENINGS: tuple[str, ...] = (
-    "Once upon a time there was a [little|young|small|curious] bee [named|called] {hero}. She lived {hive}[ with "
-    "many sisters|, close to {place}|].",
-    "Once upon a time, {hive}, there lived a [brave|small|cheerful|shy] bee named {hero}.",
-    "Once upon a time, a [little|young|clever] bee called {hero} lived {hive} near {place}.",
-    "The queen bee, whose name was {hero}, ruled a [small|large|busy] colony {hive}. [She was wise and kind.|Her "
-    "daughters loved her.|She knew every bee by name.]",
-    "The queen bee {hero} lived {hive} near {place}. [Every morning she greeted her workers.|She was proud of her "
-    "hive.|She was old, but her eyes were bright.]",
-    "The queen bee looked out of the hive and called her [youngest|bravest|quickest] worker, {hero}.",
-    "The queen bee was [worried|happy|tired|awake early] that morning. She called for {hero}, [a small worker|a "
-    "young scout|her best scout].",
-    "The [little|young|old|small] bee [named |called |]{hero} lived {hive}. She [loved|knew] every flower near "
-    "{place}.",
-    "[A|One] [little|young|curious|small] bee named {hero} lived {hive}[| with her sister {friend}].",
-    "{hero} was a [little|young|careful|quick] bee. She lived {hive} and [loved {flower}|liked to sing|was never "
-    "late].",
-    "In a hive near {place} lived a [worker|scout|guard|young] bee named {hero}. [She was the smallest of all.|She "
-    "was always the first to fly.|She asked a question every day.]",
-    "The hive stood {hive2}. In it lived {hero}, a [small|brave|patient] bee[| with bright wings].",
-    "Near {place} there was a hive full of [busy|cheerful|sleepy] bees. One of them was [called|named] {hero}.",
-    "Long ago, when {place} was [still wild|full of flowers|green and quiet], a bee named {hero} lived {hive}.",
-    "There was once a bee named {hero} who [loved {flower}|wanted to see the world|was afraid of the dark|could "
-    "not sit still].",
-    "Deep in [the forest|the old forest|the valley|the green wood] there lived a [little|young|wise] bee named {hero}.",
-    "It was a [warm|bright|windy|quiet] morning in [spring|summer|May|June]. {hero}, a [young|small] bee, [woke|"
-    "sat at the door of the hive|stretched her wings].",
-    "One [warm|sunny|bright|cool] [day|morning] a [little|young] bee named {hero} [left the hive|looked out of the "
-    "hive|woke before the sun].",
-    "Bees never sleep long in summer. {hero} was [awake|up] before all the others {hive}.",
-    "Every bee in the hive knew {hero}. She was [small|young|old], but [brave|clever|kind|quick].",
-    "My grandmother told me about a bee named {hero}, who lived {hive}.",
-    "This is the story of {hero}, a [little|small|young] bee who lived {hive}.",
+    "Once upon a time there was a [little|young|small|curious] bee. "
+    "She lived {hive}[ with many sisters|, close to {place}|].",
+    "Once upon a time, {hive}, there lived a [brave|small|cheerful|shy] bee.",
+    "Once upon a time, a [little|young|clever] bee lived {hive} near {place}.",
+    "The queen bee ruled a [small|large|busy] colony {hive}. "
+    "[She was wise and kind.|Her daughters loved her.|She knew every bee by name.]",
+    "The queen bee lived {hive} near {place}. "
+    "[Every morning she greeted her workers.|She was proud of her hive.|She was old, but her eyes were bright.]",
+    "The queen bee looked out of the hive and called her [youngest|bravest|quickest] worker.",
+    "The queen bee was [worried|happy|tired|awake early] that morning. "
+    "She called for [a small worker|a young scout|her best scout].",
+    "The [little|young|old|small] bee lived {hive}. She [loved|knew] every flower near {place}.",
+    "[A|One] [little|young|curious|small] bee lived {hive}[| with her sisters].",
+    "In a hive near {place} lived a [worker|scout|guard|young] bee. "
+    "[She was the smallest of all.|She was always the first to fly.|She asked a question every day.]",
+    "The hive stood near {place}. In it lived a [small|brave|patient] bee[| with bright wings].",
+    "Near {place} there was a hive full of [busy|cheerful|sleepy] bees. "
+    "One of them was [small but brave|always late|very curious|never tired].",
+    "Long ago, when {place} was [still wild|full of flowers|green and quiet], a [little|young] bee lived {hive}.",
+    "There was once a bee who [loved {flower}|wanted to see the world|was afraid of the dark|could not sit still].",
+    "Deep in [the forest|the old forest|the valley|the green wood] there lived a [little|young|wise] bee.",
+    "It was a [warm|bright|windy|quiet] morning in [spring|summer|May|June]. "
+    "A [young|small] bee [woke|sat at the door of the hive|stretched her wings].",
+    "One [warm|sunny|bright|cool] [day|morning] a [little|young] bee "
+    "[left the hive|looked out of the hive|woke early].",
+    "Bees never sleep long in summer. One [small|young] bee was [awake|up] before all the others.",
+    "Every bee in the hive knew her. She was [small|young|old], but [brave|clever|kind|quick].",
+    "My grandmother told me about a bee who lived {hive}.",
+    "This is the story of a [little|small|young] bee who lived {hive}.",
 )
+"""First sentences. They name nobody: the name comes with the plot, since a model this small cannot carry it over."""
+
+NAMING = "[Her name was|They called her|She was called] {hero}, and "
 
 PLOTS: tuple[Plot, ...] = (
     Plot(
+        "Mira",
+        "Bella",
+        "[this is how she got lost|once she lost her way in the fog].",
         (
             "[One day|One morning|That day] {hero} flew [far|too far|farther than ever] to find {flower}.",
             "She [drank sweet nectar|filled her baskets with pollen|went from flower to flower] and forgot the time.",
@@ -149,8 +123,11 @@ PLOTS: tuple[Plot, ...] = (
         (0, 2, 4, 6),
     ),
     Plot(
+        "Tilda",
+        "Juno",
+        "[she saved her hive in a dry summer|this is how she saved the hive].",
         (
-            "[But that year|That summer|One year] [it did not rain for weeks|the sun burned for many weeks|the rain "
+            "[That year|That summer|One year] [it did not rain for weeks|the sun burned for many weeks|the rain "
             "did not come], and the flowers [dried|faded|closed].",
             "The honey [jars|combs|cells] were almost empty, and the bees [were hungry|began to worry].",
             '"[Somebody must find|We need] new flowers," said [the old guard|{friend}|the wise bee].',
@@ -171,6 +148,9 @@ PLOTS: tuple[Plot, ...] = (
         (0, 4, 5, 6),
     ),
     Plot(
+        "Poppy",
+        "Greta",
+        "[she once met a thief|this is how she met a thief in the night].",
         (
             "[One night|One evening|That night] a [hungry|big|clumsy] [bear|mouse|badger] came [to the hive|close] "
             "and [wanted|smelled] the honey.",
@@ -192,6 +172,9 @@ PLOTS: tuple[Plot, ...] = (
         (0, 2, 3, 4),
     ),
     Plot(
+        "Hazel",
+        "Nell",
+        "[she was not afraid of any storm|this is what she did in the great storm].",
         (
             "[One afternoon|That afternoon|One day] [dark clouds|black clouds] [came over the hill|gathered above "
             "{place}], and the wind [grew strong|began to howl].",
@@ -216,12 +199,14 @@ PLOTS: tuple[Plot, ...] = (
         (0, 3, 4, 5),
     ),
     Plot(
+        "Luna",
+        "Ivy",
+        "[she had a great wish|she had one big dream].",
         (
-            "{hero} had one [wish|dream]: she wanted to [see the sea|find the tallest flower|dance like the old bees|"
-            "see the moon].",
+            "She wanted to [see the sea|find the tallest flower|dance like the old bees|see the moon].",
             "The [others|older bees] [laughed|shook their heads] and said that [it was too far|a bee should work|she "
             "was too small].",
-            '[Only|But] {friend} [believed in her|said, "Let us try."|packed some honey for the way].',
+            '[Only|But] {friend} [believed in her.|said, "Let us try."|packed some honey for the way.]',
             "[So|The next morning|At dawn] they [left the hive|flew over {place}|set out together].",
             "The way was [long|hard], and [the wind was against them|the nights were cold|a spider nearly got them].",
             "When {hero} [wanted to give up|was tired], {friend} [shared her honey|sang a song|carried her pollen].",
@@ -236,6 +221,9 @@ PLOTS: tuple[Plot, ...] = (
         (0, 2, 3, 6),
     ),
     Plot(
+        "Fern",
+        "Rosa",
+        "[she liked to collect things|she loved to find things].",
         (
             "[One day|One morning] {hero} found a [strange|shiny|tiny] [seed|key|stone] [among the {flower}|near "
             "{place}|under a leaf].",
@@ -256,6 +244,9 @@ PLOTS: tuple[Plot, ...] = (
         (0, 3, 5, 6),
     ),
     Plot(
+        "Maya",
+        "Wanda",
+        "[she had a best friend, {friend}|{friend} was her best friend].",
         (
             "[One day|One morning|That morning] {hero} and {friend} [had a quarrel|argued] about [the best flower|who "
             "flies faster|a drop of nectar].",
@@ -276,6 +267,9 @@ PLOTS: tuple[Plot, ...] = (
         (0, 3, 4, 5),
     ),
     Plot(
+        "Ada",
+        "Willa",
+        "[she was the best scout|nobody knew the land as she did].",
         (
             "[One spring|One day|That spring] the hive [became too small|was too full], and the bees [needed a new "
             "home|had to move].",
@@ -317,25 +311,22 @@ def _fill(template: str, names: dict[str, str], rng: random.Random) -> str:
     return text[0].upper() + text[1:]
 
 
-def _names(rng: random.Random) -> dict[str, str]:
-    hero, friend = rng.sample(NAMES, 2)
-    hive, place = rng.choice(_HIVES), rng.choice(_PLACES)
+def _names(plot: Plot, rng: random.Random) -> dict[str, str]:
     return {
-        "hero": hero,
-        "friend": friend,
-        "hive": hive,
-        "hive2": hive,
-        "place": place,
+        "hero": plot.hero,
+        "friend": plot.friend,
+        "hive": rng.choice(_HIVES),
+        "place": rng.choice(_PLACES),
         "flower": rng.choice(_FLOWERS),
     }
 
 
 def story(rng: random.Random, short: bool = False) -> str:
     """One story in one paragraph: about 60 words when short, else about 105."""
-    names = _names(rng)
     plot = rng.choice(PLOTS)
+    names = _names(plot, rng)
     beats = tuple(plot.beats[index] for index in plot.short) if short else plot.beats
-    sentences = [rng.choice(OPENINGS), *beats, rng.choice(plot.endings)]
+    sentences = [rng.choice(OPENINGS), NAMING + plot.known_for, *beats, rng.choice(plot.endings)]
     if not short or rng.random() < 0.3:
         sentences.append(rng.choice(CLOSINGS))
     return " ".join(_fill(sentence, names, rng) for sentence in sentences)

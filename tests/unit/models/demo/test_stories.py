@@ -34,6 +34,17 @@ def test_plots_name_beats_that_exist() -> None:
         assert plot.short[-1] < len(plot.beats)
 
 
+def test_a_story_names_only_its_own_bees() -> None:
+    """No two plots share a bee, and the name is there before the second half."""
+    bees = [name for plot in PLOTS for name in (plot.hero, plot.friend)]
+    assert len(set(bees)) == len(bees)
+    for seed in range(300):
+        text = story(random.Random(seed))
+        named = {name for name in bees if name in text}
+        assert any({plot.hero} <= named <= {plot.hero, plot.friend} for plot in PLOTS)
+        assert named & {name for name in bees if name in text[: len(text) // 2]}
+
+
 def test_there_is_variety() -> None:
     """Many openings, plots and endings: 2,000 stories are 2,000 different ones."""
     assert len({story(random.Random(seed)) for seed in range(2000)}) == 2000
