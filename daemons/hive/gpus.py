@@ -93,7 +93,8 @@ class GpuReader:
             get_logger().warning("the reader of GPU figures ended", returncode=returncode, again_in_s=round(wait_s, 1))
             await asyncio.sleep(wait_s)
 
-    async def _read_one_child(self) -> int:
+    async def _read_one_child(self) -> int | None:
+        """Exit code of a child that ended; None for one that had to be ended."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._argv,
@@ -104,20 +105,25 @@ class GpuReader:
         except OSError as error:
             get_logger().warning("the reader of GPU figures cannot be started", reason=str(error))
             return NO_DRIVER
-        assert process.stdout is not None
         try:
-            while line := await asyncio.wait_for(process.stdout.readline(), self._patience_s):
-                self.latest = _Line.model_validate(json.loads(line)).devices
-                self.first_line.set()
+            await self._read_lines(process)
+            return await asyncio.wait_for(process.wait(), self._patience_s)
         except TimeoutError:
             get_logger().warning("no GPU figures", silent_s=self._patience_s, pid=process.pid)
         except (ValueError, ValidationError) as error:
             get_logger().warning("GPU figures that cannot be read", reason=str(error)[:200])
         finally:
+            # Only one that still runs: to signal one that just ended would lose its exit code.
             if process.returncode is None:
                 process.kill()
-            returncode = await process.wait()
-        return returncode
+                await process.wait()
+        return None
+
+    async def _read_lines(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while line := await asyncio.wait_for(process.stdout.readline(), self._patience_s):
+            self.latest = _Line.model_validate(json.loads(line)).devices
+            self.first_line.set()
 
     @property
     def _patience_s(self) -> float:

@@ -78,6 +78,8 @@ class HiveService:
         self.broadcast = Broadcast()
         self.metrics = Metrics(self.telemetry)
         self.started_at = parts.clock.now()
+        self.measured = asyncio.Event()
+        """Devices and host were looked at for the first time."""
         self._narrator = Narrator(f"hive {parts.node}")
         self._events: asyncio.Queue[ev.Event | None] = asyncio.Queue()
         self._tickets: dict[int, asyncio.Future[Any]] = {}
@@ -120,7 +122,7 @@ class HiveService:
     # -- life, as the runner drives it ----------------------------------------------------------------------------
 
     async def start(self, stop: Callable[[], None]) -> None:
-        """Find the workers that run, look at the devices, begin to measure. The store is open already."""
+        """Find the workers that run, begin to look at the devices. The store is open already."""
         self._stop = stop
         parts = self.parts
         self._running = asyncio.create_task(self._run(), name="hive")
@@ -128,8 +130,6 @@ class HiveService:
         try:
             for adopted in await parts.workers.adopt():
                 self._events.put_nowait(adopted)
-            await parts.instruments.first_look()
-            await self._measure()
             alive = {row.id for row in await self.workers()}
             await asyncio.to_thread(prune, parts.paths.logs, alive)
         except BaseException:
@@ -164,7 +164,7 @@ class HiveService:
         async with asyncio.TaskGroup() as group:
             others = [
                 group.create_task(self._each_interval(self._tick)),
-                group.create_task(self._each_interval(self._measure)),
+                group.create_task(self._keep_measuring()),
                 group.create_task(self.parts.instruments.run()),
             ]
             if self.parts.owner is not None:
@@ -273,16 +273,25 @@ class HiveService:
     async def _each_interval(self, act: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(self.parts.policy.telemetry_interval_s)
-            try:
-                await act()
-            except Exception as error:
-                get_logger().error("a regular look failed", exc_info=error)
+            await act()
+
+    async def _keep_measuring(self) -> None:
+        """The first state is published once the devices are known, or take too long."""
+        await self.parts.instruments.first_look()
+        await self._measure()
+        await self._tick()
+        self.measured.set()
+        await self._each_interval(self._measure)
 
     async def _tick(self) -> None:
         self._events.put_nowait(ev.Tick(self.parts.clock.now()))
 
     async def _measure(self) -> None:
-        devices, host = await self.parts.instruments.measure()
+        try:
+            devices, host = await self.parts.instruments.measure()
+        except Exception as error:
+            get_logger().error("the machine cannot be measured", exc_info=error)
+            return
         self._events.put_nowait(ev.Measured(self.parts.clock.now(), devices, host))
 
     async def _end_with(self, owner: ProcessIdentity) -> None:

@@ -76,6 +76,7 @@ class HiveHandlers:
         query: CapabilitiesQuery = query_of(request, CapabilitiesQuery)
         service, instruments = self._service, self._service.parts.instruments
         self_test = await instruments.self_test(run=query.self_test)
+        await service.measured.wait()
         hostname, system = await asyncio.to_thread(_machine)
         state = service.telemetry()
         devices = state.devices if state else []
