@@ -27,7 +27,7 @@ bench: $(VENV)/.ready-test
 # Trains the model that ships as daemons/models/demo/demo.gguf again: about half an hour on two cores.
 demo-model: $(VENV)/.ready
 	$(BIN)/pip install --quiet --editable '.[demo-model]'
-	$(BIN)/python -m daemons.models.demo.train --out build/demo-model
+	OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 $(BIN)/python -m daemons.models.demo.train --out build/demo-model
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
