@@ -13,7 +13,6 @@ from daemons.contracts.inference import FinishReason
 from daemons.contracts.routes import TASK_CANCEL, TASK_CREATE
 from daemons.contracts.tasks import TaskRequest
 from daemons.contracts.wire import parse_request
-from daemons.contracts.workers import Backend
 from daemons.kit.client import Event, error_in, until_end
 from daemons.models.references import parse_model_ref
 from rbee_tui.keeper.partials import save_partial
@@ -72,21 +71,9 @@ def build_request(model: str, fields: Mapping[str, Any]) -> TaskRequest:
     """
     reference = str(parse_model_ref(model))
     given = {name: value for name, value in fields.items() if value is not None}
-    check_backend(given.get("backend"))
     if "prompt" in given:
         _check_encodable(given["prompt"])
     return parse_request(TaskRequest, {"model": reference, **given})
-
-
-def check_backend(name: str | None) -> None:
-    """Refuse what is no backend's name. Raises RbeeError(INVALID_BACKEND) with the names there are."""
-    names = [backend.value for backend in Backend]
-    if name is not None and name not in names:
-        raise RbeeError(
-            Code.INVALID_BACKEND,
-            f"{name[:40]!a} is no backend; accepted are {', '.join(names)}",
-            details={"accepted": names},
-        )
 
 
 def _check_encodable(prompt: str) -> None:

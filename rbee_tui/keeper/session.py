@@ -230,10 +230,11 @@ async def ensure(installation: Installation, say: Listener, *, ephemeral: bool =
         narrate=lambda text, **fields: say(narration(text, **fields)),
     )
     address = QueenAddress(daemon.url, daemon.key, "run file")
+    check_version(daemon.run.version, daemon.url)  # it has answered just now, so there is nothing else to ask it
     client = _client(address, installation, say)
     if ephemeral and daemon.started_here:
-        return await _checked(EphemeralSession(client, address, installation, daemon.run, say))
-    return await _checked(QueenSession(client, address, installation))
+        return EphemeralSession(client, address, installation, daemon.run, say)
+    return QueenSession(client, address, installation)
 
 
 def _check_installed() -> None:
@@ -255,10 +256,7 @@ def _client(address: QueenAddress, installation: Installation, say: Listener) ->
     return DaemonClient(peer, installation.policy, on_retry=on_retry)
 
 
-SessionT = TypeVar("SessionT", bound=QueenSession)
-
-
-async def _checked(session: SessionT) -> SessionT:
+async def _checked(session: QueenSession) -> QueenSession:
     """The session, once the queen has answered in a version that fits; it is closed when not."""
     try:
         health = await session.get(QUEEN_HEALTH, Health)

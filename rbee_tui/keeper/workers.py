@@ -17,7 +17,6 @@ from daemons.contracts.workers import (
 )
 from daemons.kit.client import error_in, until_end
 from daemons.models.references import parse_model_ref
-from rbee_tui.keeper.infer import check_backend
 from rbee_tui.keeper.session import QueenSession, read_event
 
 StartEvent = Narration | Progress
@@ -44,7 +43,6 @@ def start_request(model: str, fields: Mapping[str, Any]) -> StartWorkerRequest:
     """
     reference = str(parse_model_ref(model))
     given = {name: value for name, value in fields.items() if value is not None}
-    check_backend(given.get("backend"))
     return parse_request(StartWorkerRequest, {"model_ref": reference, **given})
 
 
