@@ -1,13 +1,14 @@
 """What the end of a worker process means."""
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.workers import ExitReason, WorkerExit, WorkerState
 from daemons.hive.core.worker import LIVE, WorkerRecord
+from daemons.lifecycle.plan import start_error_in
 
 LOG_LINES = 40
 """Last lines of a worker's log that go into the error of a failed start."""
@@ -21,8 +22,8 @@ _TELLING_CODES = frozenset(
 _KILLED = frozenset({-9, 137})
 # How llama.cpp, ggml's backends, CUDA and Python say that memory ran out.
 _OUT_OF_MEMORY = re.compile(
-    r"out of memory|failed to allocate|unable to allocate|bad_alloc|cannot allocate memory|MemoryError|"
-    r"ErrorOutOfDeviceMemory|WORKER_OOM",
+    r"out of memory|insufficient memory|failed to allocate|unable to allocate|cannot allocate memory|bad_alloc|"
+    r"MemoryError|ErrorOutOfDeviceMemory",
     re.IGNORECASE,
 )
 _OWN_ENDS = frozenset({ExitReason.STOPPED, ExitReason.IDLE, ExitReason.HIVE_SHUTDOWN})
@@ -80,34 +81,22 @@ def _was_loading(record: WorkerRecord) -> bool:
 
 
 def _failed_start(record: WorkerRecord, end: ProcessEnd) -> RbeeError:
-    told = _told_by_worker(end.log)
+    row = record.row
+    told = start_error_in(end.log)
     if told is not None and told.code in _TELLING_CODES:
         return _failure(
-            told.code, record, end, f"worker {record.id} cannot load {record.row.model_ref}: {told.message}"
+            told.code, record, end, f"worker {row.id} cannot load {row.model_ref}: {told.message}", told.details
         )
     if end.returncode in _KILLED or any(_OUT_OF_MEMORY.search(line) for line in end.log):
         sentence = (
-            f"worker {record.id} ran out of memory while it loaded {record.row.model_ref} ({end.how}); the estimate "
-            f"was {record.row.memory_bytes:,} bytes on {record.row.backend.value} device {record.row.device}"
+            f"worker {row.id} ran out of memory while it loaded {row.model_ref} ({end.how}); the estimate was"
+            f" {row.memory_bytes:,} bytes on {row.backend.value} device {row.device}"
         )
-        return _failure(Code.WORKER_OOM, record, end, sentence, needed_bytes=record.row.memory_bytes)
-    sentence = f"worker {record.id} ended while it loaded {record.row.model_ref}: {end.how}"
+        return _failure(Code.WORKER_OOM, record, end, sentence, {"needed_bytes": row.memory_bytes})
     last_line = next((line for line in reversed(end.log) if line.strip()), "nothing")
     said = told.message if told is not None else last_line[:_LONGEST_LINE]
-    return _failure(Code.WORKER_START_FAILED, record, end, f"{sentence}; the last it said: {said}")
-
-
-def _told_by_worker(lines: Sequence[str]) -> RbeeError | None:
-    """The failure that a worker prints as one line of JSON before it ends."""
-    for line in reversed(lines):
-        try:
-            document = json.loads(line)
-        except ValueError:
-            continue
-        error = document.get("error") if isinstance(document, dict) else None
-        if isinstance(error, dict) and "code" in error:
-            return RbeeError.from_dict(error)
-    return None
+    sentence = f"worker {row.id} ended while it loaded {row.model_ref}: {end.how}; the last it said: {said}"
+    return _failure(Code.WORKER_START_FAILED, record, end, sentence)
 
 
 def _loading_timeout(record: WorkerRecord, end: ProcessEnd) -> RbeeError:
@@ -115,7 +104,8 @@ def _loading_timeout(record: WorkerRecord, end: ProcessEnd) -> RbeeError:
     limit_s = (record.load_deadline if record.answered else record.http_deadline) - row.started_at
     what = f"had loaded {row.progress:.0%} of {row.model_ref}" if record.answered else "had not answered over HTTP"
     sentence = f"worker {row.id} {what} after {limit_s:.0f} s, its limit; it was ended ({end.how})"
-    return _failure(Code.LOADING_TIMEOUT, record, end, sentence, progress=row.progress, limit_s=round(limit_s, 3))
+    figures = {"progress": row.progress, "limit_s": round(limit_s, 3)}
+    return _failure(Code.LOADING_TIMEOUT, record, end, sentence, figures)
 
 
 def _unhealthy_sentence(record: WorkerRecord) -> str:
@@ -123,17 +113,19 @@ def _unhealthy_sentence(record: WorkerRecord) -> str:
     return f"worker {record.id} (pid {record.row.pid}) {what} and was ended"
 
 
-def _failure(code: Code, record: WorkerRecord, end: ProcessEnd, sentence: str, **numbers: float) -> RbeeError:
+def _failure(
+    code: Code, record: WorkerRecord, end: ProcessEnd, sentence: str, figures: Mapping[str, Any] | None = None
+) -> RbeeError:
     return RbeeError(
         code,
         sentence,
         details={
+            **(figures or {}),
             "worker": record.id,
             "model": record.row.model_ref,
             "returncode": end.returncode,
             "how": end.how,
             "log": list(end.log[-LOG_LINES:]),
-            **numbers,
         },
         hint=f"rbee logs --worker {record.id} --tail {LOG_LINES}",
     )

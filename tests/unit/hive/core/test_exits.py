@@ -35,6 +35,7 @@ def test_killed_while_loading_is_out_of_memory(returncode: int) -> None:
         "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 9 MiB on device 0: cudaMalloc failed: out of memory",
         "terminate called after throwing an instance of 'std::bad_alloc'",
         "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory",
+        "ggml_aligned_malloc: insufficient memory (attempted to allocate 1152.00 MB)",
         "MemoryError",
     ],
 )
@@ -63,11 +64,13 @@ def test_a_failed_start_has_the_last_lines_of_the_log() -> None:
     [("MODEL_INVALID", Code.MODEL_INVALID), ("WORKER_OOM", Code.WORKER_OOM), ("INTERNAL", Code.WORKER_START_FAILED)],
 )
 def test_the_workers_own_report_counts_where_it_says_more(told: str, code: Code) -> None:
-    line = f'{{"error": {{"code": "{told}", "message": "the reason"}}}}'
+    line = f'{{"error": {{"code": "{told}", "message": "the reason", "details": {{"ctx": 64, "log": "theirs"}}}}}}'
     found = describe_end(record(LOADING), ProcessEnd(1, "exited with code 1", ("[1, 2]", "{}", line, "exit")), 200.0)
     assert found.error is not None
     assert found.error["code"] == code
     assert "the reason" in found.error["message"]
+    assert isinstance(found.error["details"]["log"], list), "ours"
+    assert found.error["details"].get("ctx") == (None if told == "INTERNAL" else 64)
 
 
 @pytest.mark.parametrize("state", [IDLE, BUSY])
