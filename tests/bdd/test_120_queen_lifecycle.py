@@ -7,8 +7,8 @@ from pytest_bdd import scenarios, then
 
 from daemons.contracts import routes
 from daemons.kit.procs.identity import ProcessIdentity, is_alive
-from tests.support.harness import eventually
 from tests.support.harness_keeper import Keeper
+from tests.support.harness_leftovers import command_line
 from tests.support.topology import Topology
 
 scenarios("120-queen-lifecycle.feature")
@@ -31,7 +31,7 @@ def roles_running(rbee: Topology) -> dict[str, ProcessIdentity]:
 
 def running_daemons(rbee: Topology) -> list[str]:
     """Command lines of all daemons of this installation, from the process table."""
-    return sorted(line for line in rbee.processes().values() if "daemons." in line or "-rbee" in line)
+    return sorted(command_line(identity.pid) for identity in rbee.processes())
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def daemons_before(rbee: Topology) -> dict[str, ProcessIdentity]:
 
 @then("no keeper is running any more")
 def no_keeper(rbee: Topology) -> None:
-    assert [line for line in rbee.processes().values() if "rbee_tui" in line] == []
+    assert [line for line in running_daemons(rbee) if "rbee_tui" in line] == []
 
 
 @then("a queen, a hive and a worker are running")
@@ -110,7 +110,7 @@ def same_daemons(rbee: Topology, daemons_before: dict[str, ProcessIdentity]) -> 
 
 @then("no second queen or hive was started")
 def no_second(rbee: Topology) -> None:
-    lines = eventually(lambda: running_daemons(rbee), "daemons in the process table")
+    lines = running_daemons(rbee)
     for module in ("daemons.queen", "daemons.hive"):
         assert len([line for line in lines if f"{module}.main serve" in line]) == 1, lines
     for name in ("queen", "hive"):

@@ -71,7 +71,8 @@ def fleet_showed(worker: Row, streams: dict[str, EventReader]) -> None:
         states = [state for event in streams["fleet"].events for state in states_of(event, worker["id"])]
         return [state for at, state in enumerate(states) if at == 0 or states[at - 1] != state]
 
-    eventually(lambda: seen() == ["idle", "busy", "idle"], "idle, busy, idle in the fleet's events", within_s=3.0)
+    eventually(lambda: len(seen()) >= 3, "three states in the fleet's events", within_s=3.0)
+    assert seen() == ["idle", "busy", "idle"]
 
 
 def states_of(event: TimedEvent, worker_id: str) -> list[str]:

@@ -71,7 +71,7 @@ def missing_backend(hive: Api) -> str:
 
 
 @when(
-    parsers.re(r"(?P<daemon>the queen|the hive|the worker) is asked (?P<what>(?:with|for|to)\b.+)"),
+    parsers.re(r"(?P<daemon>the queen|the hive|the worker) is asked (?P<what>(?:with|without|for|to) .+)"),
     target_fixture="answer",
 )
 def ask_for_refusal(rbee: Topology, daemon: str, what: str) -> httpx.Response:

@@ -183,6 +183,7 @@ class EventReader:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     raise AssertionError(f"the stream did not end within {within_s:g} s; events: {self._summary()}")
+            assert self.status == 200, self._summary()
             if self._failure is not None:
                 raise AssertionError(f"the stream broke: {self._failure!r}; events: {self._summary()}")
             return list(self._events)
@@ -217,7 +218,8 @@ class EventReader:
 
     def _summary(self) -> str:
         shown = [f"{event.type} {json.dumps(event.data)[:300]}" for event in self._events[-12:]]
-        return f"HTTP {self.status}, {len(self._events)} in all, the last ones {shown}"
+        refused = f" {self._response.text[:500]}" if self._ended and self.status != 200 else ""
+        return f"HTTP {self.status}{refused}, {len(self._events)} events, the last ones {shown}"
 
     def _read(self) -> None:
         try:
