@@ -72,7 +72,6 @@ class FakeBackend:
         *,
         slots: int = 4,
         ctx: int = 256,
-        cells: int | None = None,
         reply: str | None = None,
         gate: threading.Semaphore | None = None,
         fail: Callable[[Sequence[Span]], DecodeStatus | None] | None = None,
@@ -93,13 +92,13 @@ class FakeBackend:
         self.open_samplers = 0
         self.batches: list[list[Span]] = []
         self.rows: dict[int, tuple[int, ...]] = {}
-        self.memory: list[list[tuple[int, object]]] = [[] for _ in range(slots)]
+        self.memory: list[list[int]] = [[] for _ in range(slots)]
         self.closed = False
         self.info = ModelInfo(
             description="fake",
             ctx=ctx,
             ctx_train=ctx,
-            cells=ctx * slots if cells is None else cells,
+            cells=ctx * slots,
             vocab_size=VOCAB_SIZE,
             embedding_size=4,
             size_bytes=1024,
@@ -145,13 +144,6 @@ class FakeBackend:
 
     # -- computing
 
-    def tokens_of(self, sequence: int) -> list[int]:
-        return [token for token, _ in self.memory[sequence]]
-
-    @property
-    def used_cells(self) -> int:
-        return len({id(cell) for held in self.memory for _, cell in held})
-
     def decode(self, batch: Sequence[Span]) -> DecodeStatus:
         if self.gate:
             self.gate.acquire()
@@ -161,7 +153,7 @@ class FakeBackend:
             self._store(batch[: (len(batch) + 1) // 2])
         if status is not None:
             return status
-        if self.used_cells + sum(len(span.tokens) for span in batch) > self.info.cells:
+        if any(span.position + len(span.tokens) > self.info.ctx for span in batch):
             return DecodeStatus.NO_CELLS
         self._store(batch)
         return DecodeStatus.OK
@@ -177,10 +169,10 @@ class FakeBackend:
                 )
             if not all(0 <= token < VOCAB_SIZE for token in span.tokens):
                 raise AssertionError(f"tokens outside the vocabulary: {span.tokens}")
-            held.extend((token, object()) for token in span.tokens)
+            held.extend(span.tokens)
             row += len(span.tokens)
             if span.output:
-                self.rows[row] = tuple(self.tokens_of(span.sequence))
+                self.rows[row] = tuple(held)
 
     def embed(self, span: Span) -> list[float] | None:
         self._store([span])
@@ -210,7 +202,8 @@ class FakeBackend:
         del self.memory[sequence][length:]
         return True
 
-    def copy(self, source: int, target: int, length: int) -> None:
+    def copy(self, source: int, target: int, length: int) -> bool:
         if self.memory[target]:
             raise AssertionError(f"sequence {target} is not empty")
-        self.memory[target] = self.memory[source][:length]
+        self.memory[target] = list(self.memory[source])
+        return self.truncate(target, length)

@@ -13,7 +13,6 @@ from daemons.worker.engine.backend import Span
 from daemons.worker.engine.kv import NOTHING_CACHED, KvCache, Prefix
 from daemons.worker.engine.request import EmbedRequest, GenerateRequest
 
-
 SHORTEST_COPY = 16
 COPY_SHARE = 256
 
@@ -187,7 +186,7 @@ class Scheduler:
 
     @property
     def _shortest_copy(self) -> int:
-        """A copy moves the cells of a whole context, which takes about as long as computing a 256th of as many tokens."""
+        """Tokens from which a copy pays: it moves a whole context's cells, as slow as computing 1/256 of its tokens."""
         return max(SHORTEST_COPY, self.ctx // COPY_SHARE)
 
     def _place(self, running: Running, prefix: Prefix) -> Admission:

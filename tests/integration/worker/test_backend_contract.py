@@ -144,16 +144,12 @@ def test_empty_sequence_is_not_reusable(backend: Backend) -> None:
 
 def test_memory_that_is_full_is_said_and_changes_nothing(backend: Backend) -> None:
     chunk = (tokens_of(backend) * BATCH)[:BATCH]
-    filled = 0
-    while filled + BATCH <= backend.info.cells:
-        sequence = (filled // BATCH) % SLOTS
-        position = (filled // (BATCH * SLOTS)) * BATCH
-        assert backend.decode([Span(sequence, position, chunk, False)]) is DecodeStatus.OK
-        filled += BATCH
-    position = (backend.info.cells // (BATCH * SLOTS)) * BATCH
-    assert backend.decode([Span(0, position, chunk, True)]) is DecodeStatus.NO_CELLS
-    assert backend.truncate(1, 0)
-    assert backend.decode([Span(0, position, chunk, True)]) is DecodeStatus.OK
+    for position in range(0, CTX, BATCH):
+        assert backend.decode([Span(0, position, chunk, False)]) is DecodeStatus.OK
+    assert backend.decode([Span(0, CTX, chunk, True)]) is DecodeStatus.NO_CELLS
+    assert backend.decode([Span(1, 0, chunk, True)]) is DecodeStatus.OK
+    assert backend.truncate(0, CTX - BATCH)
+    assert backend.decode([Span(0, CTX - BATCH, chunk, True)]) is DecodeStatus.OK
 
 
 def test_logprobs_are_ranked_and_name_the_chosen_token(backend: Backend) -> None:

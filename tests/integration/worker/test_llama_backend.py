@@ -69,6 +69,22 @@ def test_schema_is_followed(llama: LlamaBackend, seed: int) -> None:
     assert answer["bees"] in (1, 2, 3)
 
 
+def test_strings_of_a_schema_hold_no_control_characters(llama: LlamaBackend) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string", "pattern": "^x.$"}}}
+    grammar = llama.grammar_of_schema(json.dumps(schema))
+    assert r"\x00-\x1F" in grammar
+    assert r"[^\x0A\x0D]" not in grammar
+    newline = llama.tokenize("\n", add_special=False, parse_special=False)[-1]
+    forced = SamplingParams(
+        temperature=0.0, grammar='root ::= "\\"" ' + _rule(grammar, "char") + "+", logit_bias=((newline, 100.0),)
+    )
+    assert "\n" not in until_end(llama, tokens_of(llama), forced, limit=8)
+
+
+def _rule(grammar: str, name: str) -> str:
+    return "(" + next(line for line in grammar.splitlines() if line.startswith(f"{name} ::= ")).split("::= ")[1] + ")"
+
+
 def test_grammar_is_followed_by_greedy_too(llama: LlamaBackend) -> None:
     grammar = 'root ::= ("yes" | "no") "!"'
     text = until_end(llama, tokens_of(llama), SamplingParams(temperature=0.0, grammar=grammar))

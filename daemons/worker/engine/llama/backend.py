@@ -197,7 +197,7 @@ class LlamaBackend:
 
     def grammar_of_schema(self, schema: str) -> str:
         try:
-            return str(json_schema_to_gbnf(schema))
+            return strict_strings(str(json_schema_to_gbnf(schema)))
         except RecursionError:
             raise ValueError("the schema is nested too deeply") from None
         except Exception as error:  # the converter raises whatever its dictionary look-ups raise
@@ -266,6 +266,16 @@ class LlamaBackend:
         """Between sequences with cells of their own llama.cpp copies everything or nothing; the rest is cut off."""
         llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         return self.truncate(target, length)
+
+
+_LAX_CHARACTERS = {r'[^"\\] | "\\"': r'[^"\\\x7F\x00-\x1F] | "\\"', r"[^\x0A\x0D]": r'[^"\\\x7F\x00-\x1F]'}
+
+
+def strict_strings(grammar: str) -> str:
+    """The converter lets control characters (and, for a pattern's dot, quotes) into strings; JSON does not."""
+    for lax, strict in _LAX_CHARACTERS.items():
+        grammar = grammar.replace(lax, strict)
+    return grammar
 
 
 class _Batch:

@@ -10,7 +10,7 @@ from daemons.contracts.errors import Code, RbeeError
 from daemons.worker.engine.backend import Span
 from daemons.worker.engine.kv import Prefix
 from daemons.worker.engine.request import EmbedRequest, GenerateRequest
-from daemons.worker.engine.scheduler import Running, Scheduler, Work, halves
+from daemons.worker.engine.scheduler import SHORTEST_COPY, Running, Scheduler, Work, halves
 
 
 def request(id: str, tokens: tuple[int, ...], max_tokens: int = 4, *, cache: bool = True) -> GenerateRequest:
@@ -33,12 +33,12 @@ def run_step(scheduler: Scheduler) -> list[Work]:
 
 def test_batch_smaller_than_the_slots_is_refused() -> None:
     with pytest.raises(RbeeError) as caught:
-        Scheduler(slots=8, ctx=64, cells=512, batch=4)
+        Scheduler(slots=8, ctx=64, batch=4)
     assert caught.value.code is Code.CONFIG_INVALID
 
 
 def test_prompt_longer_than_the_context_is_refused_with_both_numbers() -> None:
-    scheduler = Scheduler(slots=1, ctx=8, cells=8, batch=8)
+    scheduler = Scheduler(slots=1, ctx=8, batch=8)
     with pytest.raises(RbeeError) as caught:
         scheduler.admit(request("a", (1,) * 8), always)
     assert caught.value.code is Code.CONTEXT_OVERFLOW
@@ -48,14 +48,13 @@ def test_prompt_longer_than_the_context_is_refused_with_both_numbers() -> None:
 
 
 def test_answer_ends_at_the_context() -> None:
-    scheduler = Scheduler(slots=1, ctx=8, cells=8, batch=8)
+    scheduler = Scheduler(slots=1, ctx=8, batch=8)
     running = scheduler.admit(request("a", (1,) * 5, max_tokens=100), always).running
     assert running.ceiling == 3
-    assert running.cells == 7
 
 
 def test_all_slots_busy_tells_total_and_busy() -> None:
-    scheduler = Scheduler(slots=2, ctx=32, cells=64, batch=8)
+    scheduler = Scheduler(slots=2, ctx=32, batch=8)
     scheduler.admit(request("a", (1,)), always)
     scheduler.admit(request("b", (1,)), always)
     with pytest.raises(RbeeError) as caught:
@@ -64,30 +63,19 @@ def test_all_slots_busy_tells_total_and_busy() -> None:
     assert caught.value.details["slots_total"] == caught.value.details["slots_busy"] == 2
 
 
-def test_cells_promised_to_running_requests_are_not_promised_again() -> None:
-    scheduler = Scheduler(slots=2, ctx=32, cells=40, batch=8)
-    scheduler.admit(request("a", (1,) * 20, max_tokens=11), always)
-    with pytest.raises(RbeeError) as caught:
-        scheduler.admit(request("b", (2,) * 8, max_tokens=4), always)
-    assert caught.value.code is Code.ALL_SLOTS_BUSY
-    assert caught.value.details["kv_cells_needed"] == 11
-    scheduler.admit(request("b", (2,) * 7, max_tokens=4), always)
-
-
 def test_long_prompt_never_stops_a_running_sequence() -> None:
-    scheduler = Scheduler(slots=2, ctx=200, cells=400, batch=16)
+    scheduler = Scheduler(slots=2, ctx=200, batch=16)
     scheduler.admit(request("short", (1, 2), max_tokens=50), always)
     run_step(scheduler)
     scheduler.admit(request("long", tuple(range(100)), max_tokens=5), always)
     for _ in range(6):
         work = run_step(scheduler)
-        assert work[0].running.request.id == "short"
-        assert len(work[0].span.tokens) == 1
+        assert [len(item.span.tokens) for item in work if item.running.request.id == "short"] == [1]
         assert sum(len(item.span.tokens) for item in work) == 16
 
 
 def test_prompts_are_computed_oldest_first_and_share_a_batch() -> None:
-    scheduler = Scheduler(slots=3, ctx=64, cells=192, batch=16)
+    scheduler = Scheduler(slots=3, ctx=64, batch=16)
     scheduler.admit(request("a", (1,) * 20), always)
     scheduler.admit(request("b", (2,) * 5), always)
     scheduler.admit(request("c", (3,) * 5), always)
@@ -101,7 +89,7 @@ def test_prompts_are_computed_oldest_first_and_share_a_batch() -> None:
 
 
 def test_conversation_goes_on_in_its_own_slot() -> None:
-    scheduler = Scheduler(slots=2, ctx=64, cells=128, batch=32)
+    scheduler = Scheduler(slots=2, ctx=64, batch=32)
     slot = scheduler.admit(request("a", tuple(range(10)), max_tokens=2), always).running.slot
     run_step(scheduler)
     run_step(scheduler)
@@ -112,20 +100,29 @@ def test_conversation_goes_on_in_its_own_slot() -> None:
 
 
 def test_prefix_is_copied_from_a_running_sequence() -> None:
-    scheduler = Scheduler(slots=2, ctx=64, cells=128, batch=32)
-    first = scheduler.admit(request("a", tuple(range(10)), max_tokens=20), always).running
+    scheduler = Scheduler(slots=2, ctx=64, batch=32)
+    first = scheduler.admit(request("a", tuple(range(30)), max_tokens=20), always).running
     run_step(scheduler)
-    admission = scheduler.admit(request("b", (*range(8), 50, 51)), always)
-    assert admission.prefix == Prefix(first.slot, 8)
+    admission = scheduler.admit(request("b", (*range(28), 50, 51)), always)
+    assert admission.prefix == Prefix(first.slot, 28)
     assert admission.running.slot != first.slot
-    used = scheduler.kv.used
+    assert scheduler.kv.tokens(admission.running.slot) == list(range(28))
     assert scheduler.plan()[1].span.tokens == (50, 51)
-    assert used == 10  # copied cells are shared
+
+
+def test_slots_of_a_batch_are_in_order() -> None:
+    scheduler = Scheduler(slots=3, ctx=64, batch=32)
+    for id in ("a", "b", "c"):
+        scheduler.admit(request(id, (ord(id),), max_tokens=9), always)
+    run_step(scheduler)
+    scheduler.finish("a", keep=False)
+    scheduler.admit(request("d", (1, 2, 3)), always)  # in slot 0, while 1 and 2 generate
+    assert [item.span.sequence for item in scheduler.plan()] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("cache", [True, False])
 def test_prefix_that_llama_cannot_go_on_from_is_computed_again(cache: bool) -> None:
-    scheduler = Scheduler(slots=1, ctx=64, cells=64, batch=32)
+    scheduler = Scheduler(slots=1, ctx=64, batch=32)
     scheduler.admit(request("a", tuple(range(10)), max_tokens=1), always)
     run_step(scheduler)
     admission = scheduler.admit(request("b", (*range(10), 11), cache=cache), lambda _s, _n: not cache)
@@ -133,29 +130,36 @@ def test_prefix_that_llama_cannot_go_on_from_is_computed_again(cache: bool) -> N
     assert len(scheduler.plan()[0].span.tokens) == 11
 
 
-def test_forgotten_prefix_makes_room_for_the_whole_prompt() -> None:
-    scheduler = Scheduler(slots=2, ctx=32, cells=32, batch=32)
-    scheduler.admit(request("a", tuple(range(20)), max_tokens=1), always)
+def test_forgotten_prefix_is_computed() -> None:
+    scheduler = Scheduler(slots=1, ctx=64, batch=32)
+    scheduler.admit(request("a", tuple(range(10)), max_tokens=1), always)
     run_step(scheduler)
-    running = scheduler.admit(request("b", (*range(9), 50), max_tokens=6), always).running
-    assert running.cached == 9
-    evicted = scheduler.forget_prefix(running)
+    running = scheduler.admit(request("b", (*range(10), 50)), always).running
+    assert running.cached == 10
+    scheduler.forget_prefix(running)
     assert running.cached == 0
-    assert evicted == (1 - running.slot,)
-    assert len(scheduler.plan()[0].span.tokens) == 10
+    assert len(scheduler.plan()[0].span.tokens) == 11
+
+
+def test_short_prefix_is_not_worth_a_copy() -> None:
+    scheduler = Scheduler(slots=2, ctx=64, batch=32)
+    scheduler.admit(request("a", tuple(range(20)), max_tokens=20), always)
+    run_step(scheduler)
+    assert scheduler.admit(request("b", (*range(SHORTEST_COPY - 1), 99)), always).prefix.length == 0
+    scheduler.finish("b", keep=False)
+    assert scheduler.admit(request("c", (*range(SHORTEST_COPY), 99)), always).prefix.length == SHORTEST_COPY
 
 
 def test_finish_without_keep_empties_the_slot() -> None:
-    scheduler = Scheduler(slots=1, ctx=64, cells=64, batch=32)
+    scheduler = Scheduler(slots=1, ctx=64, batch=32)
     scheduler.admit(request("a", (1, 2, 3)), always)
     run_step(scheduler)
     scheduler.finish("a", keep=False)
     assert scheduler.kv.used == 0
-    assert scheduler.idle_caches() == []
 
 
 def test_embedding_takes_a_slot_and_no_part_of_the_batch() -> None:
-    scheduler = Scheduler(slots=2, ctx=16, cells=32, batch=8)
+    scheduler = Scheduler(slots=2, ctx=16, batch=8)
     scheduler.admit_embedding(EmbedRequest(id="e", inputs=((1, 2), (3,) * 16)))
     assert scheduler.plan() == []
     assert [running.request.id for running in scheduler.embeddings()] == ["e"]
@@ -166,7 +170,7 @@ def test_embedding_takes_a_slot_and_no_part_of_the_batch() -> None:
 
 
 def test_same_id_twice_is_refused() -> None:
-    scheduler = Scheduler(slots=2, ctx=16, cells=32, batch=8)
+    scheduler = Scheduler(slots=2, ctx=16, batch=8)
     scheduler.admit(request("a", (1,)), always)
     with pytest.raises(RbeeError, match="running already"):
         scheduler.admit(request("a", (1,)), always)
@@ -174,7 +178,7 @@ def test_same_id_twice_is_refused() -> None:
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5).filter(lambda sizes: sum(sizes) > 1))
 def test_halves_keep_every_token_its_place_and_its_output(sizes: list[int]) -> None:
-    owners = [Running(request(str(index), (1,)), index, 1, 1) for index in range(len(sizes))]
+    owners = [Running(request(str(index), (1,)), index, 1) for index in range(len(sizes))]
     work = [
         Work(owner, Span(owner.slot, 100, tuple(range(size)), owner.slot % 2 == 0))
         for owner, size in zip(owners, sizes, strict=True)
@@ -198,6 +202,10 @@ def test_halves_keep_every_token_its_place_and_its_output(sizes: list[int]) -> N
 # -- the whole life of many requests ------------------------------------------------------------------------------
 
 CTX = 24
+
+
+def slot_of(running: Running) -> int:
+    return running.slot
 
 
 @dataclass(frozen=True)
@@ -244,9 +252,8 @@ class Simulation:
                 assert len(plan.prompt) >= CTX
             else:
                 assert error.code is Code.ALL_SLOTS_BUSY
-                if self.scheduler.running:
-                    return False
-                assert len(plan.prompt) + plan.max_tokens > self.scheduler.cells, "refused although nothing runs"
+                assert len(self.scheduler.running) == self.scheduler.slots
+                return False
             self.ends[id] += 1
             return True
         assert plan.cache or running.cached == 0
@@ -258,13 +265,13 @@ class Simulation:
     def step(self) -> None:
         work = self.scheduler.plan()
         generating = [running for running in self.scheduler.running.values() if running.generated]
-        assert [item.running for item in work[: len(generating)]] == generating
+        assert [item.running for item in work if item.running in generating] == sorted(generating, key=slot_of)
         assert sum(len(item.span.tokens) for item in work) <= self.scheduler.batch
         assert work or not self.scheduler.running, "something runs, but the step is empty"
         for item in work:
             assert item.span.position == self.scheduler.kv.length(item.span.sequence)
         self.scheduler.decoded(work)
-        assert self.scheduler.kv.used <= self.scheduler.cells
+        assert all(self.scheduler.kv.length(slot) <= CTX for slot in range(self.scheduler.slots))
         for item in work:
             if item.span.output:
                 self.sample(item.running)
@@ -299,10 +306,10 @@ PLANS = st.lists(
 
 
 @settings(max_examples=200, deadline=None)
-@given(PLANS, st.integers(1, 4), st.integers(24, 100), st.integers(4, 20))
-def test_many_requests_on_few_slots(plans: list[Plan], slots: int, cells: int, batch: int) -> None:
+@given(PLANS, st.integers(1, 4), st.integers(4, 20))
+def test_many_requests_on_few_slots(plans: list[Plan], slots: int, batch: int) -> None:
     """No slot leaks, no token is lost or doubled, no budget is exceeded, every request ends exactly once."""
-    scheduler = Scheduler(slots=slots, ctx=CTX, cells=cells, batch=batch)
+    scheduler = Scheduler(slots=slots, ctx=CTX, batch=batch)
     simulation = Simulation(scheduler, plans)
     simulation.run()
     assert scheduler.slots_busy == 0
