@@ -180,14 +180,14 @@ async def _final(error: RbeeError, reading: _Reading, request: TaskRequest, retr
         details["retries"] = retries
     if reading.parts:
         details |= {"tokens": reading.tokens, "max_tokens": request.max_tokens}
-        message += f"; {reading.tokens} of at most {request.max_tokens} tokens had come, "
+        so_far = f"the text so far ({reading.tokens} of at most {request.max_tokens} tokens)"
         try:
             path = await asyncio.to_thread(save_partial, partials, reading.task_id, reading.text)
         except (OSError, ValueError) as problem:
-            message += f"and their text could not be saved: {problem}"
+            message += f"; {so_far} could not be saved: {problem}"
         else:
             details["partial_file"] = str(path)
-            message += f"their text is in {path}"
+            message += f"; {so_far} is in {path}"
     final = RbeeError(error.code, message, details=details, hint=error.hint)
     final.request_id = error.request_id
     return final

@@ -125,7 +125,7 @@ class FakeQueen:
     tasks: list[TaskRow] = field(default_factory=lambda: [task_row()])
     lines: list[LogLine] = field(default_factory=list)
     start_steps: list[Step] = field(default_factory=list)
-    on_shutdown: Callable[[], None] = lambda: None
+    on_shutdown: Callable[[], object] = lambda: None
 
     url: str = ""
     seen: list[tuple[str, str]] = field(default_factory=list)

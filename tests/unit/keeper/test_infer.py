@@ -196,7 +196,7 @@ class TestCutStreams:
     ) -> None:
         queen.answers = [[token("Once ", 0), token("upon", 1), failure(Code.WORKER_CRASHED, "w-1 was killed")]]
         with pytest.raises(
-            RbeeError, match=r"w-1 was killed; 2 of at most 100 tokens had come, their text is in"
+            RbeeError, match=r"w-1 was killed; the text so far .2 of at most 100 tokens. is in"
         ) as raised:
             await ask(installed, told)
         error = raised.value
@@ -210,7 +210,7 @@ class TestCutStreams:
         self, installed: Installation, queen: FakeQueen, told: Told
     ) -> None:
         queen.answers = [[token("Once", 0), None]]
-        with pytest.raises(RbeeError, match="closed without its end event; 1 of at most 100") as raised:
+        with pytest.raises(RbeeError, match="closed without its end event; the text so far .1 of") as raised:
             await ask(installed, told)
         assert (raised.value.code, raised.value.request_id) == (Code.UPSTREAM_LOST, installed.request_id)
 
