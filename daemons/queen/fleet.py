@@ -68,7 +68,7 @@ class FleetView:
         return [worker_row(worker) for worker in self.state.workers.values()]
 
     def telemetry(self, node: str, sample: HiveTelemetry) -> NodeTelemetry:
-        """A hive's sample as it is passed on; its workers as they stand in every other event, and without their keys."""
+        """A hive's sample as it is passed on; its workers as in every other event, without their keys."""
         return NodeTelemetry(
             node=node,
             at=sample.at,

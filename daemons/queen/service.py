@@ -1,7 +1,6 @@
 """The running queen: one task owns the state, every effect runs beside it and comes back as an event."""
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import structlog
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.events import EventType, Narration
 from daemons.contracts.fleet import DrainRequest, ModelRow, NodeStatus
-from daemons.contracts.tasks import ENDED, TaskRequest, TaskRow, TaskState
+from daemons.contracts.tasks import ENDED, TaskRequest, TaskState
 from daemons.contracts.telemetry import HiveTelemetry
 from daemons.kit.logs import get_logger
 from daemons.kit.policy import Policy
@@ -22,6 +21,7 @@ from daemons.queen.core import events as ev
 from daemons.queen.core.decide import decide, task_place
 from daemons.queen.core.state import Limits, Node, State
 from daemons.queen.fleet import FleetFeed, FleetView, QueenIdentity, worker_row
+from daemons.queen.ledger import TaskLedger
 from daemons.queen.metrics import Metrics
 from daemons.queen.nodes import Hive, NodeWatcher
 from daemons.queen.relay import Relay, RelayJob
@@ -63,6 +63,7 @@ class QueenService:
         self.view = FleetView(parts.identity, self.state, self.watchers, self.book)
         self.feed = FleetFeed(self.view)
         self.metrics = Metrics(self.state)
+        self.ledger = TaskLedger(self.book, parts.store, self.feed, self.metrics)
         self.minutes = TelemetryMinutes(parts.store)
         self.actions = Actions(self.state, self.watchers, parts.policy, parts.store, self, now=self.now)
         self.closing = asyncio.Event()
@@ -120,6 +121,7 @@ class QueenService:
             await self._running
             self._running = None
         self.feed.close()
+        self.ledger.save_rows()
         self.minutes.flush()
         await self.actions.clients.close()
         await asyncio.gather(*(watcher.hive.stop_if_ours() for watcher in self.watchers.values()))
@@ -142,7 +144,7 @@ class QueenService:
             self._group = group
             others = [group.create_task(watcher.run()) for watcher in self.watchers.values()]
             others.append(group.create_task(self._each(TICK_S, self._tick)))
-            others.append(group.create_task(self._each(CHECKPOINT_S, self._checkpoint)))
+            others.append(group.create_task(self._each(CHECKPOINT_S, self.ledger.checkpoint)))
             others.append(group.create_task(self._each(_PRUNE_S, self._prune)))
             if self.parts.start_hives:
                 self._start_hives()
@@ -377,17 +379,8 @@ class QueenService:
 
     def _task_changed(self, effect: fx.TaskChanged) -> None:
         record, task = self.book.find(effect.task_id), self.state.tasks.get(effect.task_id)
-        if record is None or task is None:
-            return
-        record.decided.set()
-        place = task_place(self.state, task)
-        if all(getattr(record.row, name) == value for name, value in place.items()):
-            return
-        started_at = record.row.started_at
-        if place["state"] is TaskState.RUNNING and started_at is None:
-            started_at = time.time()
-        record.row = record.row.model_copy(update={**place, "started_at": started_at})
-        self._publish(record)
+        if record is not None and task is not None:
+            self.ledger.placed(record, task_place(self.state, task))
 
     def _end_task(self, effect: fx.EndTask) -> None:
         record = self.book.find(effect.task_id)
@@ -396,60 +389,10 @@ class QueenService:
         if record.timer is not None:
             record.timer.cancel()
         if not record.decided.is_set() and effect.error is not None:
-            self._refuse(record, effect.error)
+            self.ledger.refused(record, effect.error)
             return
-        record.row = self._ended_row(record, effect.error)
-        self._end_events(record, effect.error)
-        self.metrics.task_ended(record)
-        self.book.ended(record, self.now())
-        self._publish(record)
-        if not record.starts_worker:
-            self.store.narrated(record.id, record.narration)
-            if record.row.state is TaskState.COMPLETED:
-                self.store.drop_text(record.id)
-            elif record.events.tokens:
-                self.store.save_text(record.id, record.events.tokens, record.events.text)
-
-    def _refuse(self, record: TaskRecord, error: RbeeError) -> None:
-        record.refusal = error
-        record.row = record.row.model_copy(update={"state": TaskState.FAILED})
-        self.book.forget(record)
-        self.metrics.refused(error.code)
-        record.decided.set()
-
-    def _ended_row(self, record: TaskRecord, error: RbeeError | None) -> TaskRow:
-        done = record.done
-        changes: dict[str, Any] = {"ended_at": time.time(), "queue_position": None}
-        if error is not None:
-            cancelled = error.code is Code.CANCELLED
-            state = TaskState.CANCELLED if cancelled else TaskState.FAILED
-            error.request_id = error.request_id or record.row.request_id
-            changes |= {"state": state, "error": error.as_dict(), "tokens": record.events.tokens}
-        elif done is not None:
-            changes |= {"state": TaskState.COMPLETED, "tokens": done.total_tokens, "usage": done.usage}
-            changes |= {"finish_reason": done.finish_reason.value, "timings": done.timings}
-        else:
-            changes |= {"state": TaskState.COMPLETED}
-        return record.row.model_copy(update=changes)
-
-    def _end_events(self, record: TaskRecord, error: RbeeError | None) -> None:
-        if error is not None:
-            text = Narration(actor="queen", text=f"Task ended: {error.message}", fields={"code": error.code.value})
-            get_logger().warning(error.message, code=error.code.value, task=record.id, request_id=record.row.request_id)
-            record.narration.append((time.time(), text))
-            record.events.add(EventType.ERROR.value, structured(error.as_dict()))
-        elif record.starts_worker:
-            worker = self.state.workers.get(record.row.worker_id or "")
-            row = worker_row(worker).model_dump(mode="json", exclude_none=True) if worker else {}
-            record.events.add(EventType.WORKER.value, structured(row))
-            record.events.add(EventType.DONE.value, structured({"done": True, "worker": row}))
-        else:
-            record.events.add(EventType.DONE.value, record.raw_done)
-
-    def _publish(self, record: TaskRecord) -> None:
-        if not record.starts_worker:
-            self.store.save(record.row, None if record.ended else record.generation)
-            self.feed.publish(EventType.TASK, record.row)
+        worker = self.state.workers.get(record.row.worker_id or "")
+        self.ledger.ended(record, effect.error, worker_row(worker) if worker else None, self.now())
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -479,14 +422,6 @@ class QueenService:
                 if not record.starts_worker and record.shown().tokens != before:
                     self.feed.publish(EventType.TASK, record.row)
 
-    def _checkpoint(self) -> None:
-        """Keep the text of running tasks that have grown."""
-        for record in self.book.live():
-            tokens = record.events.tokens
-            if tokens > record.checkpoint:
-                record.checkpoint = tokens
-                self.store.save_text(record.id, tokens, record.events.text)
-
     def _prune(self) -> None:
         self.store.prune(time.time(), self.policy.history_days)
 
@@ -494,11 +429,6 @@ class QueenService:
         now = time.time()
         self.view.last_seen[node] = now
         self.minutes.add(node, sample, now)
-
-
-def structured(fields: dict[str, Any]) -> str:
-    """One line of JSON; figures of foreign types become text."""
-    return json.dumps(fields, default=str)
 
 
 def _cut_off() -> RbeeError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import sys
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from daemons.queen.service import Parts, QueenService
 from daemons.queen.store import MIGRATIONS, QueenStore
 
 NAME = "queen"
+SWITCH_S = 0.0005
 HIVE_MODULES = ("gguf", "duckdb")
 """What a hive imports beyond what the queen has; without them this machine is no node."""
 
@@ -57,6 +59,8 @@ async def run_queen(options: Options) -> None:
     _refuse_second(paths)
     check_bind(settings.queen.host, secured=False)
     keyring = Keyring({ensure_key(paths, ADMIN_KEY): Role.ADMIN, ensure_key(paths, INFER_KEY): Role.INFER})
+    # Log and database have threads; by default each may hold the interpreter for 5 ms, which every token would feel.
+    sys.setswitchinterval(SWITCH_S)
     await _serve(paths, settings, keyring, options)
 
 

@@ -52,7 +52,7 @@ _ROW_COLUMNS = (
     "id", "state", "model", "priority", "node", "worker_id", "created_at", "started_at", "ended_at", "max_tokens",
     "tokens", "finish_reason", "usage", "timings", "error", "detached", "request_id", "client",
 )  # fmt: skip
-_SAVE_TASK = f"INSERT OR REPLACE INTO tasks VALUES ({', '.join('?' for _ in range(len(_ROW_COLUMNS) + 1))})"  # noqa: S608 - question marks only
+_WIDTH = len(_ROW_COLUMNS) + 1
 _SELECT_ROWS = f"SELECT {', '.join(_ROW_COLUMNS)} FROM tasks"  # noqa: S608 - column names of our own
 
 
@@ -87,10 +87,13 @@ class QueenStore:
         write("DELETE FROM task_texts WHERE task_id IN (SELECT id FROM tasks WHERE ended_at < ?)", (oldest,))
         write("DELETE FROM tasks WHERE ended_at < ?", (oldest,))
 
-    def save(self, row: TaskRow, request: TaskRequest | None) -> None:
-        """Keep a row; the request only while the task may have to be queued again."""
-        kept = request.model_dump_json(exclude_none=True) if request is not None else None
-        self._store.write_soon(_SAVE_TASK, (*_columns(row), kept))
+    def save(self, rows: Sequence[tuple[TaskRow, TaskRequest | None]]) -> None:
+        """Keep rows, in one statement; a request only while its task may have to be queued again."""
+        params: list[Any] = []
+        for row, request in rows:
+            params += [*_columns(row), request.model_dump_json(exclude_none=True) if request is not None else None]
+        if rows:
+            self._store.write_soon(f"INSERT OR REPLACE INTO tasks VALUES {_marks(len(rows), _WIDTH)}", params)  # noqa: S608
 
     def save_text(self, task_id: str, tokens: int, text: str) -> None:
         """Keep the text so far."""
@@ -100,16 +103,13 @@ class QueenStore:
         """The task was completed: its reader has the text."""
         self._store.write_soon("DELETE FROM task_texts WHERE task_id = ?", (task_id,))
 
-    def narrated(self, task_id: str, sentences: Sequence[tuple[float, Narration]]) -> None:
-        """Keep what was said about an ended task."""
-        if not sentences:
-            return
-        rows = ", ".join("(?, ?, ?, ?, ?)" for _ in sentences)
+    def narrated(self, sentences: Sequence[tuple[str, float, Narration]]) -> None:
+        """Keep what was said about tasks: (task, unix seconds, sentence)."""
         params: list[Any] = []
-        for at, sentence in sentences:
-            fields = json.dumps(sentence.fields, default=str)
-            params += [task_id, at, sentence.actor, sentence.text, fields]
-        self._store.write_soon(f"INSERT INTO narration VALUES {rows}", params)  # noqa: S608 - question marks only
+        for task_id, at, sentence in sentences:
+            params += [task_id, at, sentence.actor, sentence.text, json.dumps(sentence.fields, default=str)]
+        if sentences:
+            self._store.write_soon(f"INSERT INTO narration VALUES {_marks(len(sentences), 5)}", params)  # noqa: S608
 
     def crashed(self, at: float, node: str, worker_id: str, model: str, task_id: str, error: RbeeError) -> None:
         """Keep that a worker was lost while it answered a task."""
@@ -163,6 +163,11 @@ class QueenStore:
         """(text, tokens) that were kept of a task that did not complete."""
         rows = await self._store.read("SELECT text, tokens FROM task_texts WHERE task_id = ?", (task_id,))
         return (rows[0]["text"], rows[0]["tokens"]) if rows else ("", 0)
+
+
+def _marks(rows: int, width: int) -> str:
+    """Question marks for so many rows: one statement for many costs the database hardly more than one for each."""
+    return ", ".join([f"({', '.join('?' * width)})"] * rows)
 
 
 def _columns(row: TaskRow) -> tuple[Any, ...]:

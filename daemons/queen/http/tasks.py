@@ -65,6 +65,7 @@ class TaskHandlers:
 
     async def list_all(self, request: Request, _body: None) -> TaskList:
         query: TaskQuery = query_of(request, TaskQuery)
+        self._service.ledger.save_rows()
         rows = await self._service.store.rows(
             limit=query.limit,
             client=None if is_admin(request) else client_of(request),
@@ -102,6 +103,7 @@ class TaskHandlers:
 
     async def _past(self, request: Request, task_id: str) -> TaskRow:
         """A task that is only in the history. Raises RbeeError(TASK_NOT_FOUND)."""
+        self._service.ledger.save_rows()
         row = await self._service.store.row(task_id)
         if row is None or not may_see(request, row):
             raise task_not_found(task_id)
