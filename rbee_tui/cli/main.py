@@ -53,10 +53,10 @@ def rbee(context: click.Context, queen_url: str | None) -> None:
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="replace")  # a terminal that is not UTF-8 gets question marks, not a crash
+            reconfigure(errors="replace")  # what is not UTF-8 becomes question marks, not a crash
     code = run(sys.argv[1:])
     sys.exit(_flushed(code))
 

@@ -68,7 +68,7 @@ def _prompt(argument: str | None, option: str | None) -> str:
     if argument is not None and option is not None:
         raise click.UsageError("Give the prompt once: as an argument or with --prompt.")
     text = option if option is not None else argument
-    if text == STDIN or (text is None and not sys.stdin.isatty()):
+    if sys.stdin is not None and (text == STDIN or (text is None and not sys.stdin.isatty())):
         text = _stdin_text()
     if not text:
         raise click.UsageError("No prompt: give one as an argument, with --prompt, or on stdin.")

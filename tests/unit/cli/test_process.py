@@ -1,11 +1,13 @@
 """`rbee` as a process of its own: Ctrl+C, a reader that goes away, a real terminal."""
 
+import fcntl
 import os
 import pty
 import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -171,3 +173,50 @@ class TestTerminal:
     ) -> None:
         code, shown = self.run(process_environ, "infer", "-m", "demo")
         assert (code, "No prompt" in shown) == (2, True)
+
+
+class TestChatAtATerminal:
+    """A conversation with a real line editor: Ctrl+C stops an answer, Ctrl+D ends."""
+
+    @staticmethod
+    def until(terminal: int, wanted: bytes) -> bytes:
+        """What the terminal shows up to `wanted`."""
+        shown = b""
+        deadline = time.monotonic() + LIMIT_S
+        while wanted not in shown:
+            assert select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0], shown
+            shown += os.read(terminal, 65_536)
+        return shown
+
+    def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(
+        self, fake: FakeQueen, process_environ: Mapping[str, str]
+    ) -> None:
+        fake.answers = [[token("Half an", 0), threading.Event()], answer_of("Sure.")]
+        terminal, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [*COMMAND, "chat", "-m", "demo"],
+            env=process_environ,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that the terminal's Ctrl+C reaches it
+        )
+        os.close(theirs)
+        try:
+            self.until(terminal, b"> ")
+            os.write(terminal, b"Hi\r")
+            self.until(terminal, b"Half an")
+            os.write(terminal, b"\x03")
+            assert b"Traceback" not in self.until(terminal, b"> ")
+            os.write(terminal, b"Go on\r")
+            assert b"Sure." in self.until(terminal, b"tok/s")
+            self.until(terminal, b"> ")
+            os.write(terminal, b"\x04")
+            assert process.wait(LIMIT_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+            os.close(terminal)
+        assert fake.cancelled.is_set()
+        assert [message.text for message in fake.requests[1].messages or []] == ["Hi", "Half an", "Go on"]
