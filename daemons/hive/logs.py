@@ -24,12 +24,13 @@ _MOST_AT_ONCE = 2**20
 
 
 class LogReader:
-    """Reads log files of one node."""
+    """Reads log files of one node; streams that follow them end when `ending` is set."""
 
-    def __init__(self, paths: Paths, node: str, clock: SteadyClock) -> None:
+    def __init__(self, paths: Paths, node: str, clock: SteadyClock, ending: asyncio.Event) -> None:
         self._paths = paths
         self._node = node
         self._clock = clock
+        self._ending = ending
 
     async def events(self, query: LogQuery) -> AsyncIterator[bytes]:
         """One ``snapshot`` of the lines that are there; with `follow` a ``log`` event for each further one.
@@ -53,14 +54,20 @@ class LogReader:
             lines = await asyncio.to_thread(self._read, query)
             yield encode_event(EventType.SNAPSHOT.value, LogLines(lines=lines))
             told = lines  # what was appended while the snapshot was read is in both
-            while query.follow:
+            while query.follow and not self._ending.is_set():
                 for line in await asyncio.to_thread(follower.appended):
                     if line not in told:
                         yield encode_event(EventType.LOG.value, line)
                 told = []
-                await asyncio.sleep(LOOK_EACH_S)
+                await self._pause()
         finally:
             follower.close()
+
+    async def _pause(self) -> None:
+        try:
+            await asyncio.wait_for(self._ending.wait(), LOOK_EACH_S)
+        except TimeoutError:
+            pass  # the usual case: nothing ended
 
     def _read(self, query: LogQuery) -> list[LogLine]:
         since = 0.0 if query.since_s is None else self._clock.now() - query.since_s

@@ -80,6 +80,8 @@ class HiveService:
         self.started_at = parts.clock.now()
         self.measured = asyncio.Event()
         """Devices and host were looked at for the first time."""
+        self.ending = asyncio.Event()
+        """All that is left to do is to close: streams without an end of their own end now."""
         self._narrator = Narrator(f"hive {parts.node}")
         self._events: asyncio.Queue[ev.Event | None] = asyncio.Queue()
         self._tickets: dict[int, asyncio.Future[Any]] = {}
@@ -156,6 +158,7 @@ class HiveService:
             await asyncio.wait([running])
             if running.exception() is not None:
                 get_logger().error("the hive broke", exc_info=running.exception())
+        self.ending.set()
         self.broadcast.close()
         await self.parts.workers.close()
         await self.parts.store.close()

@@ -49,7 +49,7 @@ class HiveHandlers:
 
     def __init__(self, service: HiveService) -> None:
         self._service = service
-        self._logs = LogReader(service.parts.paths, service.parts.node, service.parts.clock)
+        self._logs = LogReader(service.parts.paths, service.parts.node, service.parts.clock, service.ending)
 
     def table(self) -> Mapping[Route, Handler]:
         return {

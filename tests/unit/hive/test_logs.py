@@ -27,8 +27,13 @@ def append(path: Path, text: str) -> None:
 
 
 @pytest.fixture
-def reader(paths: Paths) -> LogReader:
-    return LogReader(paths, "local", SteadyClock())
+def ending() -> asyncio.Event:
+    return asyncio.Event()
+
+
+@pytest.fixture
+def reader(paths: Paths, ending: asyncio.Event) -> LogReader:
+    return LogReader(paths, "local", SteadyClock(), ending)
 
 
 def parsed(chunk: bytes) -> tuple[str, Any]:
@@ -88,7 +93,16 @@ async def test_following_tells_each_further_line_once(paths: Paths, reader: LogR
     assert await next_text(events) == ("log", "after it")
     append(paths.logs / f"{WORKER}.log", line(5, "a new source"))
     assert await next_text(events) == ("log", "a new source")
-    assert isinstance(events, AsyncIterator)
+
+
+async def test_a_stream_that_follows_ends_with_the_hive(paths: Paths, reader: LogReader, ending: asyncio.Event) -> None:
+    append(paths.logs / "hive.log", line(1, "there"))
+    events = await reader.events(LogQuery(follow=True))
+    await anext(events)
+    following = asyncio.ensure_future(anext(events, None))
+    await asyncio.sleep(0)
+    ending.set()
+    assert await asyncio.wait_for(following, 5.0) is None
 
 
 async def next_text(events: AsyncIterator[bytes]) -> tuple[str, str]:

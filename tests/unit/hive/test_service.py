@@ -23,6 +23,7 @@ from daemons.contracts.workers import (
     WorkerExitList,
     WorkerHealthList,
     WorkerState,
+    WorkerStats,
 )
 from daemons.kit.client import DaemonClient, Event, Peer
 from daemons.kit.paths import Paths
@@ -202,14 +203,17 @@ async def test_a_stubborn_worker_gets_signals(paths: Paths, fake_program: Path) 
 async def test_a_draining_worker_finishes_its_request(paths: Paths, fake_program: Path) -> None:
     async with running_hive(paths, settings_with(fake_program)) as hive:
         row = await hive.ready((await hive.spawn()).id)
-        working = asyncio.create_task(generate(row, 80))
+        working = asyncio.create_task(generate(row, 150))
         await asyncio.sleep(0.2)
         ending = asyncio.create_task(hive.client.call(routes.HIVE_WORKER_SHUTDOWN, body={"id": row.id}))
 
         async def draining() -> bool:
-            return any(seen.state is WorkerState.DRAINING for seen in await hive.workers())
+            async with worker_client(row) as client:
+                stats = await client.get(routes.WORKER_STATS, WorkerStats)
+            return stats.state is WorkerState.DRAINING
 
         await eventually(draining)
+        assert [seen.state for seen in await hive.workers()] == [WorkerState.DRAINING]
         with pytest.raises(RbeeError) as turned_away:
             await generate(row, 1)
         assert turned_away.value.code is Code.DRAINING
@@ -435,3 +439,21 @@ async def test_a_hive_that_is_ending_refuses_new_workers(paths: Paths, fake_prog
         await asyncio.sleep(0.1)
         assert (await refused(hive)).code is Code.DRAINING
         await asyncio.gather(ending, working)
+
+
+async def test_streams_end_with_the_hive(paths: Paths, fake_program: Path) -> None:
+    async def read(hive: RunningHive, route: routes.Route, **query: str) -> str:
+        async with hive.client.stream(route, query=query) as events:
+            types = [event.type async for event in events]
+        return types[0]
+
+    (paths.logs / "hive.log").write_text("a line\n")
+    async with running_hive(paths, settings_with(fake_program)) as hive:
+        reading = [
+            asyncio.create_task(read(hive, routes.HIVE_TELEMETRY)),
+            asyncio.create_task(read(hive, routes.HIVE_LOGS, follow="true")),
+        ]
+        await asyncio.sleep(0.5)
+        assert not any(task.done() for task in reading)
+        await hive.end()
+        assert await asyncio.gather(*reading) == ["snapshot", "snapshot"]
