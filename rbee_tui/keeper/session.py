@@ -104,6 +104,8 @@ class QueenSession:
         try:
             yield
         except RbeeError as error:
+            if error.code is Code.HIVE_BAD_RESPONSE and error.details.get("url") == self.address.url:
+                error.hint = "rbee queen status"  # it is not a hive that answered so
             if error.code is not Code.QUEEN_UNREACHABLE:  # then no log has it
                 error.request_id = error.request_id or self.request_id
             raise

@@ -32,7 +32,9 @@ async def list_workers(session: QueenSession) -> list[WorkerRow]:
 
 async def worker_health(session: QueenSession, node: str | None = None) -> list[WorkerHealth]:
     """Each worker of `node` (None: of all nodes), asked now. Raises RbeeError(NODE_NOT_FOUND)."""
-    answer = await session.get(WORKER_HEALTH, WorkerHealthList, query={"node": node})
+    # A worker that does not answer costs its hive one time limit, and the queen waits for its hives for two.
+    limit_s = 3 * session.policy.http_timeout_s
+    answer = await session.get(WORKER_HEALTH, WorkerHealthList, query={"node": node}, timeout_s=limit_s)
     return answer.workers
 
 

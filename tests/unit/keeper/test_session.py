@@ -7,7 +7,7 @@ import pytest
 
 from daemons import __version__
 from daemons.contracts.errors import Code, RbeeError
-from daemons.contracts.fleet import FleetSnapshot
+from daemons.contracts.fleet import FleetSnapshot, LogLines
 from daemons.contracts.routes import FLEET
 from daemons.kit.auth import ADMIN_KEY, key_path
 from daemons.kit.paths import Paths
@@ -135,6 +135,14 @@ class TestConnecting:
         assert (error.code, error.hint) == (Code.VERSION_MISMATCH, "rbee queen stop")
         assert (error.details["queen"], error.details["keeper"]) == (theirs, __version__)
         assert __version__ in error.message
+
+    async def test_what_is_no_queen_at_all_is_named_as_such(
+        self, installed: Installation, queen: FakeQueen, heard: Heard
+    ) -> None:
+        async with await connect(installed, heard) as session:
+            with pytest.raises(RbeeError, match="something else than rbee's protocol") as raised:
+                await session.get(FLEET, LogLines)
+        assert (raised.value.code, raised.value.hint) == (Code.HIVE_BAD_RESPONSE, "rbee queen status")
 
     def test_another_patch_is_no_obstacle(self) -> None:
         check_version("0.1.7", "http://q", ours="0.1.0")
