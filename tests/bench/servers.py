@@ -165,7 +165,7 @@ def fleet(job: Job) -> Iterator[tuple[Target, Target]]:
         admin = (home / "keys" / "admin.key").read_text().strip()
         yield (
             Target(queen["url"], "/v2/tasks", admin, {"model": ref, **worker_body(job)}),
-            Target(worker["url"], "/v1/inference", worker["key"], worker_body(job), id_field="id"),
+            Target(worker["url"], "/v1/inference", worker["worker"]["key"], worker_body(job), id_field="id"),
         )
     finally:
         with contextlib.suppress(subprocess.CalledProcessError):

@@ -1,0 +1,141 @@
+"""The watcher of one node: what it notices, how fast, and what it says of it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.fleet import NodeStatus
+from daemons.queen.core.events import Event, NodeChanged, NodeFailed, NodeSampled
+from daemons.queen.nodes import NodeWatcher
+from tests.support.fake_hive import FakeHive
+from tests.support.queen_harness import FAST, until
+
+POLICY = FAST.model_copy(update={"node_stale_s": 0.3, "node_unreachable_s": 0.8, "http_timeout_s": 0.3})
+
+
+class Watched:
+    """A watcher at work and what it told."""
+
+    def __init__(self, hive: FakeHive) -> None:
+        self.events: list[Event] = []
+        self.said: list[str] = []
+        self.watcher = NodeWatcher(
+            "local", hive, POLICY, post=self.events.append, say=lambda text, **_: self.said.append(text)
+        )
+
+    def statuses(self) -> list[NodeStatus]:
+        return [event.status for event in self.events if isinstance(event, NodeChanged)]
+
+    def sampled(self) -> int:
+        return sum(isinstance(event, NodeSampled) for event in self.events)
+
+    def failures(self) -> list[RbeeError]:
+        return [event.error for event in self.events if isinstance(event, NodeFailed)]
+
+
+@asynccontextmanager
+async def _watching(hive: FakeHive) -> AsyncIterator[Watched]:
+    watched = Watched(hive)
+    running = asyncio.create_task(watched.watcher.run())
+    try:
+        yield watched
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert not watched.watcher.connected
+
+
+async def test_a_running_hive_is_found_without_being_asked_for() -> None:
+    async with FakeHive().serving() as hive, _watching(hive) as watched:
+        await until(watched.sampled)
+        assert watched.watcher.version == hive.version
+        assert [model.node for model in watched.watcher.models] == ["local"]
+        assert hive.ensured == 0
+
+
+async def test_a_stopped_hive_is_started_only_when_it_is_needed() -> None:
+    async with FakeHive(started=False).serving() as hive, _watching(hive) as watched:
+        await asyncio.sleep(0.2)
+        assert hive.ensured == 0
+        watched.watcher.ensure()
+        await until(watched.sampled)
+        assert watched.statuses() == [NodeStatus.STARTING]
+        assert watched.said == ["starting the hive"]
+
+
+async def test_a_hive_that_a_person_starts_is_noticed() -> None:
+    async with FakeHive(started=False).serving() as hive, _watching(hive) as watched:
+        await asyncio.sleep(0.05)
+        hive.started = True
+        await until(watched.sampled)
+
+
+async def test_a_hive_whose_process_ended_is_stopped_at_once() -> None:
+    async with FakeHive().serving() as hive, _watching(hive) as watched:
+        await until(watched.sampled)
+        hive.die()
+        await until(lambda: NodeStatus.STOPPED in watched.statuses(), limit_s=0.3)
+        with pytest.raises(RbeeError) as caught:
+            _ = watched.watcher.client
+        assert caught.value.code is Code.HIVE_UNREACHABLE
+
+
+async def test_silence_makes_a_node_stale_then_unreachable_and_a_sample_brings_it_back() -> None:
+    async with FakeHive().serving() as hive, _watching(hive) as watched:
+        await until(watched.sampled)
+        hive.silent = True
+        await until(lambda: watched.statuses() == [NodeStatus.STALE], limit_s=0.7)
+        await until(lambda: watched.statuses()[1:] == [NodeStatus.UNREACHABLE], limit_s=1.2)
+        before = watched.sampled()
+        hive.silent = False
+        await until(lambda: watched.sampled() > before)
+
+
+async def test_another_version_is_refused_with_both() -> None:
+    hive = FakeHive()
+    hive.version = "9.1.0"
+    async with hive.serving(), _watching(hive) as watched:
+        watched.watcher.ensure()
+        await until(watched.failures)
+        (error,) = watched.failures()
+        assert error.code is Code.VERSION_MISMATCH
+        assert error.details["hive"] == "9.1.0"
+        assert "9.1.0" in error.message
+        await asyncio.sleep(0.3)
+        assert len(watched.failures()) == 1, "it is told once"
+        hive.version = watched.watcher.version or __import__("daemons").__version__
+        await until(watched.sampled)
+
+
+async def test_another_patch_version_is_fine() -> None:
+    hive = FakeHive()
+    hive.version = ".".join([*hive.version.split(".")[:2], "99"])
+    async with hive.serving(), _watching(hive) as watched:
+        await until(watched.sampled)
+
+
+async def test_a_failed_start_is_told_and_tried_again_only_when_needed_again() -> None:
+    hive = FakeHive(started=False)
+    hive.ensure_error = RbeeError(Code.PORT_IN_USE, "9200 is taken")
+    async with hive.serving(), _watching(hive) as watched:
+        watched.watcher.ensure()
+        await until(watched.failures)
+        await asyncio.sleep(0.3)
+        assert hive.ensured == 1
+        hive.ensure_error = None
+        watched.watcher.ensure()
+        await until(watched.sampled)
+
+
+async def test_a_hive_that_does_not_answer_is_tried_as_the_policy_says() -> None:
+    hive = FakeHive()
+    hive.url = "http://127.0.0.1:9"
+    async with _watching(hive) as watched:
+        watched.watcher.ensure()
+        await until(watched.failures)
+        assert watched.failures()[0].code is Code.HIVE_UNREACHABLE
+        assert watched.failures()[0].details["tries"] == POLICY.http_tries
+        assert any("next try in" in sentence for sentence in watched.said)
