@@ -40,17 +40,18 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # llama.cpp is compiled for this machine's CPU (or as CMAKE_ARGS says) and has to decode a few tokens before it counts
-# as installed. A wheel left in pip's cache by a build with other flags is replaced when it does not.
+# as installed. A wheel that pip kept from a build with other flags is replaced when it does not.
+PIP_INSTALL = CMAKE_ARGS="$$($(BIN)/python daemons/lifecycle/build_flags.py)" $(BIN)/pip install --quiet
+
 $(VENV)/.ready: pyproject.toml daemons/lifecycle/build_flags.py | $(BIN)/python
-	@echo "installing rbee; compiling llama.cpp takes some minutes the first time"
-	CMAKE_ARGS="$$($(BIN)/python daemons/lifecycle/build_flags.py)" $(BIN)/pip install --quiet --editable '.[all]'
-	$(BIN)/llm-worker-rbee self-test || { \
-	  CMAKE_ARGS="$$($(BIN)/python daemons/lifecycle/build_flags.py)" $(BIN)/pip install --quiet --no-cache-dir \
-	    --force-reinstall --no-deps --no-binary llama-cpp-python \
-	    "$$($(BIN)/python -c 'import tomllib; print(next(d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["worker"] if d.startswith("llama")))')" \
-	  && $(BIN)/llm-worker-rbee self-test; } || { $(BIN)/rbee doctor; exit 1; }
+	@echo "installing rbee into $(VENV); compiling llama.cpp takes some minutes the first time"
+	@$(PIP_INSTALL) --editable '.[all]'
+	@$(BIN)/llm-worker-rbee self-test || { echo "compiling llama.cpp again, without pip's cache"; \
+	  $(PIP_INSTALL) --no-cache-dir --force-reinstall --no-deps --no-binary llama-cpp-python \
+	    "$$($(BIN)/pip freeze | grep -i '^llama.cpp.python==')" && $(BIN)/llm-worker-rbee self-test; } \
+	  || { $(BIN)/rbee doctor; exit 1; }
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready
-	$(BIN)/pip install --quiet --editable '.[all,test,check]'
+	@$(BIN)/pip install --quiet --editable '.[all,test,check]'
 	@touch $@
