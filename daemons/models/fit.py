@@ -1,11 +1,11 @@
 """How much memory a model needs, and how long a context fits: the one formula of queen and hive. Pure.
 
-The terms are those of a llama.cpp context as the worker's engine makes it: one unified cache of 16-bit floats for all
-slots, window-sized caches for sliding layers, flash attention, physical batch = batch, 64 rows of logits. Measured
-against what llama.cpp (in llama-cpp-python 0.3.36) reserves on the CPU for 26 models of 3 MB to 40 GB, dense, expert,
-latent-attention, sliding-window, state-space and hybrid, each with six contexts: the cache is exact; compute buffers
-are 5 % below to 54 % above (median 6 % above); totals 0.3 % below to 2.6 % above. Not in it: the program itself
-(Python and llama.cpp, 45 MB), the vocabulary (300 bytes for each text), and what a GPU driver takes for a process.
+The terms are those of a llama.cpp context as the worker's engine makes it: a cache of 16-bit floats for each slot,
+window-sized caches for sliding layers, flash attention, physical batch = batch, 64 rows of logits. Against what llama.cpp
+(in llama-cpp-python 0.3.36) reserves on the CPU, which `llm-worker-rbee estimate` tells: the cache is exact, compute
+buffers of dense models are 6 to 10 % above; layer shapes were measured with 26 models of 3 MB to 40 GB, dense, expert,
+latent-attention, sliding-window, state-space and hybrid. Not in it: the program itself (Python and llama.cpp, 45 MB), the
+vocabulary (300 bytes for each text), and what a GPU driver takes for a process.
 """
 
 from dataclasses import dataclass
@@ -67,12 +67,12 @@ def estimate_memory(
 
     Weights: all tensors, as they are in the file. Every figure grows, or stays, with each argument.
     """
-    cells = _padded(ctx_per_slot * slots)
-    step = min(batch, cells)
-    sliding_cells = _sliding_cells(header, cells, slots, step)
+    cells = _padded(ctx_per_slot)
+    step = min(batch, cells * slots)
+    sliding_cells = _sliding_cells(header, cells, step)
     return MemoryEstimate(
         weights=header.tensor_bytes,
-        kv_cache=_kv_cache(header, cells, sliding_cells, slots, kv_type_bytes),
+        kv_cache=_kv_cache(header, cells * slots, sliding_cells * slots, slots, kv_type_bytes),
         compute=_compute(header, cells + sliding_cells, slots, step),
     )
 
@@ -187,11 +187,11 @@ def _compute(header: GgufHeader, mask_cells: int, slots: int, step: int) -> int:
     return (max(logits, step * shape.step_values) + kept) * _F32 + masks
 
 
-def _sliding_cells(header: GgufHeader, cells: int, slots: int, step: int) -> int:
-    """Cells of the caches of sliding layers: a window for each slot and the running batch."""
+def _sliding_cells(header: GgufHeader, cells: int, step: int) -> int:
+    """Cells of one slot in the caches of sliding layers: the window and the running batch."""
     if not header.shape.sliding_cache_values:
         return 0
-    return _padded(min(cells, header.sliding_window * slots + step))
+    return _padded(min(cells, header.sliding_window + step))
 
 
 def _padded(cells: int) -> int:

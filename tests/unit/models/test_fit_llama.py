@@ -33,7 +33,7 @@ parameters.n_ctx, parameters.n_seq_max = ctx * slots, slots
 parameters.n_batch = parameters.n_ubatch = batch
 parameters.n_outputs_max = min(batch, max(slots, rows))
 parameters.n_threads = parameters.n_threads_batch = 1
-parameters.kv_unified, parameters.swa_full = True, False
+parameters.kv_unified, parameters.swa_full = False, False
 assert llama.llama_init_from_model(model, parameters)
 text = "".join(said)
 def total(pattern):
