@@ -1,11 +1,11 @@
 """How much memory a model needs, and how long a context fits: the one formula of queen and hive. Pure.
 
 The terms are those of a llama.cpp context as the worker's engine makes it: a cache of 16-bit floats for each slot,
-window-sized caches for sliding layers, flash attention, physical batch = batch, 64 rows of logits. Against what llama.cpp
-(in llama-cpp-python 0.3.36) reserves on the CPU, which `llm-worker-rbee estimate` tells: the cache is exact, compute
-buffers of dense models are 6 to 10 % above; layer shapes were measured with 26 models of 3 MB to 40 GB, dense, expert,
-latent-attention, sliding-window, state-space and hybrid. Not in it: the program itself (Python and llama.cpp, 45 MB), the
-vocabulary (300 bytes for each text), and what a GPU driver takes for a process.
+window-sized caches for sliding layers, flash attention, physical batch = batch, 64 rows of logits. Against what
+llama.cpp (in llama-cpp-python 0.3.36) reserves on the CPU, which `llm-worker-rbee estimate` tells: the cache is exact,
+compute buffers of dense models are 6 to 10 % above; layer shapes were measured with 26 models of 3 MB to 40 GB, dense,
+expert, latent-attention, sliding-window, state-space and hybrid. Not in it: the program itself (Python and llama.cpp,
+45 MB), the vocabulary (300 bytes for each text), and what a GPU driver takes for a process.
 """
 
 from dataclasses import dataclass

@@ -180,9 +180,13 @@ class Engine:
         while self._take_commands(scheduler):
             self._expire(scheduler)
             self._flush()
-            work = scheduler.plan()
-            if work:
-                self._step(scheduler, work)
+            generating = scheduler.generating()
+            if generating:
+                self._step(scheduler, generating)
+                self._flush()
+            prompts = scheduler.prompts(self._batch - len(generating))
+            if prompts:
+                self._step(scheduler, prompts)
             for running in scheduler.embeddings()[:1]:
                 self._embed(scheduler, running)
             self._flush()

@@ -1,8 +1,8 @@
 """Who runs and what each step computes. Pure: requests in, batches out; no llama.cpp, clock or thread.
 
 A slot has cells for a whole context, so an admitted request can always run to its last token and nothing is ever
-preempted. A step takes one token of every generating sequence first and fills the rest of the batch with prompt chunks,
-oldest request first.
+preempted. Each step first takes one token of every generating sequence, then as many tokens of prompts, oldest request
+first, as the rest of the batch has room for.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -97,34 +97,26 @@ class Scheduler:
         self.kv.truncate(running.slot, 0)
         running.cached = 0
 
-    def plan(self) -> list[Work]:
-        """The next batch: a token of every generating sequence, then prompt chunks, oldest request first.
+    def generating(self) -> list[Work]:
+        """First half of a step: the last token of every sequence that has begun its answer."""
+        return _in_slot_order(
+            Work(running, Span(running.slot, self.kv.length(running.slot), (running.last_token,), True))
+            for running in self.running.values()
+            if running.generated
+        )
 
-        In order of slots: llama.cpp computes sequences of one batch together only where their numbers follow each
-        other.
-        """
-        room = self.batch
+    def prompts(self, room: int) -> list[Work]:
+        """Second half of a step: at most `room` tokens of prompts, oldest request first."""
         work: list[Work] = []
-        waiting: list[tuple[Running, GenerateRequest]] = []
         for running in self.running.values():
             request = running.request
-            if not isinstance(request, GenerateRequest):
+            if room <= 0 or running.generated or isinstance(request, EmbedRequest):
                 continue
-            if running.generated:
-                span = Span(running.slot, self.kv.length(running.slot), (running.last_token,), True)
-                work.append(Work(running, span))
-                room -= 1
-            else:
-                waiting.append((running, request))
-        for running, request in waiting:
-            if not room:
-                break
             done = self.kv.length(running.slot)
             chunk = request.tokens[done : done + room]
             work.append(Work(running, Span(running.slot, done, chunk, done + len(chunk) == len(request.tokens))))
             room -= len(chunk)
-        work.sort(key=lambda item: item.running.slot)
-        return work
+        return _in_slot_order(work)
 
     def decoded(self, work: Iterable[Work]) -> None:
         """The spans are in llama.cpp's memory now."""
@@ -200,6 +192,15 @@ class Scheduler:
         self._free.remove(slot)
         self.running[running.request.id] = running
         return Admission(running, prefix)
+
+
+def _in_slot_order(work: Iterable[Work]) -> list[Work]:
+    """llama.cpp computes sequences together only where their numbers follow each other and the lengths are alike.
+
+    For the same reason prompts and single tokens are decoded apart: mixed, the first token of each prompt is computed
+    with the single ones and the rest later.
+    """
+    return sorted(work, key=lambda item: item.running.slot)
 
 
 def halves(work: Sequence[Work]) -> tuple[list[Work], list[Work]]:

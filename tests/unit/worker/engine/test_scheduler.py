@@ -21,14 +21,19 @@ def always(_sequence: int, _length: int) -> bool:
     return True
 
 
-def run_step(scheduler: Scheduler) -> list[Work]:
-    """One step in which every decode succeeds and every sample is token 7."""
-    work = scheduler.plan()
+def compute(scheduler: Scheduler, work: list[Work]) -> list[Work]:
+    """The batch is decoded, and every sample is token 7."""
     scheduler.decoded(work)
     for item in work:
         if item.span.output and scheduler.sampled(item.running, 7):
             scheduler.finish(item.running.request.id, keep=True)
     return work
+
+
+def run_step(scheduler: Scheduler) -> list[Work]:
+    """Both halves of a step."""
+    generating = compute(scheduler, scheduler.generating())
+    return generating + compute(scheduler, scheduler.prompts(scheduler.batch - len(generating)))
 
 
 def test_batch_smaller_than_the_slots_is_refused() -> None:
@@ -107,7 +112,7 @@ def test_prefix_is_copied_from_a_running_sequence() -> None:
     assert admission.prefix == Prefix(first.slot, 28)
     assert admission.running.slot != first.slot
     assert scheduler.kv.tokens(admission.running.slot) == list(range(28))
-    assert scheduler.plan()[1].span.tokens == (50, 51)
+    assert scheduler.prompts(32)[0].span.tokens == (50, 51)
 
 
 def test_slots_of_a_batch_are_in_order() -> None:
@@ -116,8 +121,9 @@ def test_slots_of_a_batch_are_in_order() -> None:
         scheduler.admit(request(id, (ord(id),), max_tokens=9), always)
     run_step(scheduler)
     scheduler.finish("a", keep=False)
-    scheduler.admit(request("d", (1, 2, 3)), always)  # in slot 0, while 1 and 2 generate
-    assert [item.span.sequence for item in scheduler.plan()] == [0, 1, 2]
+    scheduler.admit(request("d", (1, 2, 3)), always)  # the youngest, in slot 0
+    assert [item.span.sequence for item in run_step(scheduler)] == [1, 2, 0]
+    assert [item.span.sequence for item in scheduler.generating()] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -127,7 +133,7 @@ def test_prefix_that_llama_cannot_go_on_from_is_computed_again(cache: bool) -> N
     run_step(scheduler)
     admission = scheduler.admit(request("b", (*range(10), 11), cache=cache), lambda _s, _n: not cache)
     assert admission.prefix.length == 0
-    assert len(scheduler.plan()[0].span.tokens) == 11
+    assert len(scheduler.prompts(32)[0].span.tokens) == 11
 
 
 def test_forgotten_prefix_is_computed() -> None:
@@ -138,7 +144,7 @@ def test_forgotten_prefix_is_computed() -> None:
     assert running.cached == 10
     scheduler.forget_prefix(running)
     assert running.cached == 0
-    assert len(scheduler.plan()[0].span.tokens) == 11
+    assert len(scheduler.prompts(32)[0].span.tokens) == 11
 
 
 def test_short_prefix_is_not_worth_a_copy() -> None:
@@ -161,7 +167,7 @@ def test_finish_without_keep_empties_the_slot() -> None:
 def test_embedding_takes_a_slot_and_no_part_of_the_batch() -> None:
     scheduler = Scheduler(slots=2, ctx=16, batch=8)
     scheduler.admit_embedding(EmbedRequest(id="e", inputs=((1, 2), (3,) * 16)))
-    assert scheduler.plan() == []
+    assert scheduler.generating() == scheduler.prompts(8) == []
     assert [running.request.id for running in scheduler.embeddings()] == ["e"]
     assert scheduler.slots_busy == 1
     with pytest.raises(RbeeError) as caught:
@@ -263,11 +269,16 @@ class Simulation:
         return True
 
     def step(self) -> None:
-        work = self.scheduler.plan()
-        generating = [running for running in self.scheduler.running.values() if running.generated]
-        assert [item.running for item in work if item.running in generating] == sorted(generating, key=slot_of)
-        assert sum(len(item.span.tokens) for item in work) <= self.scheduler.batch
-        assert work or not self.scheduler.running, "something runs, but the step is empty"
+        expected = sorted((r for r in self.scheduler.running.values() if r.generated), key=slot_of)
+        generating = self.scheduler.generating()
+        assert [item.running for item in generating] == expected
+        self.compute(generating)
+        prompts = self.scheduler.prompts(self.scheduler.batch - len(generating))
+        assert generating or prompts or not self.scheduler.running, "something runs, but the step is empty"
+        assert sum(len(item.span.tokens) for item in [*generating, *prompts]) <= self.scheduler.batch
+        self.compute(prompts)
+
+    def compute(self, work: list[Work]) -> None:
         for item in work:
             assert item.span.position == self.scheduler.kv.length(item.span.sequence)
         self.scheduler.decoded(work)
