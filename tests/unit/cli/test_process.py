@@ -175,18 +175,26 @@ class TestTerminal:
         assert (code, "No prompt" in shown) == (2, True)
 
 
+class Watched:
+    """A terminal that is read up to one text after another."""
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal = terminal
+        self._unread = b""
+
+    def until(self, wanted: bytes) -> bytes:
+        """What it showed up to and with `wanted`."""
+        deadline = time.monotonic() + LIMIT_S
+        while wanted not in self._unread:
+            ready = select.select([self._terminal], [], [], max(0.0, deadline - time.monotonic()))[0]
+            assert ready, f"{wanted!r} did not come: {self._unread!r}"
+            self._unread += os.read(self._terminal, 65_536)
+        before, found, self._unread = self._unread.partition(wanted)
+        return before + found
+
+
 class TestChatAtATerminal:
     """A conversation with a real line editor: Ctrl+C stops an answer, Ctrl+D ends."""
-
-    @staticmethod
-    def until(terminal: int, wanted: bytes) -> bytes:
-        """What the terminal shows up to `wanted`."""
-        shown = b""
-        deadline = time.monotonic() + LIMIT_S
-        while wanted not in shown:
-            assert select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0], shown
-            shown += os.read(terminal, 65_536)
-        return shown
 
     def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(
         self, fake: FakeQueen, process_environ: Mapping[str, str]
@@ -203,15 +211,16 @@ class TestChatAtATerminal:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that the terminal's Ctrl+C reaches it
         )
         os.close(theirs)
+        screen = Watched(terminal)
         try:
-            self.until(terminal, b"> ")
+            screen.until(b"> ")
             os.write(terminal, b"Hi\r")
-            self.until(terminal, b"Half an")
+            screen.until(b"Half an")
             os.write(terminal, b"\x03")
-            assert b"Traceback" not in self.until(terminal, b"> ")
+            assert b"Traceback" not in screen.until(b"> ")
             os.write(terminal, b"Go on\r")
-            assert b"Sure." in self.until(terminal, b"tok/s")
-            self.until(terminal, b"> ")
+            assert b"Sure." in screen.until(b"tok/s")
+            screen.until(b"> ")
             os.write(terminal, b"\x04")
             assert process.wait(LIMIT_S) == 0
         finally:
