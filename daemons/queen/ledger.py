@@ -60,6 +60,7 @@ class TaskLedger:
             record.events.add(EventType.DONE.value, json.dumps({"done": True, "worker": row}))
         else:
             record.events.add(EventType.DONE.value, record.raw_done)
+        record.generation = None
         self._metrics.task_ended(record)
         self._book.ended(record, now)
         self._publish(record)
@@ -90,7 +91,7 @@ class TaskLedger:
     def save_rows(self) -> None:
         """Hand all rows that are not stored yet to the database; reads come behind them."""
         records, self._unsaved = list(self._unsaved.values()), {}
-        self._store.save([(record.row, None if record.ended else record.generation) for record in records])
+        self._store.save([(record.row, record.generation) for record in records])
         ended = [record for record in records if record.ended]
         self._store.narrated([(record.id, at, told) for record in ended for at, told in record.narration])
         for record in ended:

@@ -133,10 +133,12 @@ class QueenService:
         self.stop()
 
     def _end_what_is_left(self) -> None:
-        """Cut running tasks. Waiting ones stay in the database: the next queen takes them up."""
+        """Cut the tasks. Detached ones that still wait stay in the database: the next queen takes them up."""
+        for effect in self._effects:
+            effect.cancel()
         for record in list(self.book.live()):
-            task = self.state.tasks.get(record.id)
-            if task is not None and (task.state is TaskState.RUNNING or record.starts_worker):
+            waits = record.row.state is not TaskState.RUNNING and record.row.detached
+            if not waits or self.view.identity.ephemeral:
                 self._end_task(fx.EndTask(record.id, _cut_off()))
 
     async def _run(self) -> None:
@@ -282,7 +284,7 @@ class QueenService:
         def say(text: str, **fields: object) -> None:
             loads = [load.id for load in self.state.loads_on(name)]
             waiting = {record.id: record for load_id in loads for record in self._waiters(load_id)}
-            self._tell(list(waiting.values()), Narration(actor="queen", text=f"{text} of node {name}", fields=fields))
+            self._tell(list(waiting.values()), Narration(actor="queen", text=f"Node {name}: {text}", fields=fields))
 
         return NodeWatcher(name, hive, self.parts.policy, post=self.post, say=say)
 

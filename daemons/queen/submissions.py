@@ -48,7 +48,9 @@ class Submission:
             request_id=self.request_id,
             client=self.client,
         )
-        return TaskRecord(row, self.request, TaskEvents(keep_bytes), created=now, deadline=self._deadline())
+        return TaskRecord(
+            row, task, TaskEvents(keep_bytes), created=now, starts_worker=task is None, deadline=self._deadline()
+        )
 
     def _deadline(self) -> float | None:
         """The earlier one of what a caller set before and what this request asks for."""

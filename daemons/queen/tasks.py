@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.events import Done, EventType, Narration
 from daemons.contracts.tasks import ENDED, TaskRequest, TaskRow, TaskState
-from daemons.contracts.workers import StartWorkerRequest, WorkerRow
+from daemons.contracts.workers import WorkerRow
 from daemons.queen.relay import Relay
 from daemons.queen.task_events import TaskEvents
 
@@ -23,13 +23,16 @@ SHOWN_ENDED = 20
 class TaskRecord:
     """One task. `created` and `first_token_at` are loop time; `deadline` and what is in the row are unix seconds.
 
+    `generation` is what is to be generated; None when a worker is only started (`starts_worker`; such tasks are in no
+    list), and after the end, when nobody needs a long prompt any more.
     `decided` is set when the queen has taken or refused the task; `refusal` is then why it was not taken.
     """
 
     row: TaskRow
-    request: TaskRequest | StartWorkerRequest
+    generation: TaskRequest | None
     events: TaskEvents
     created: float
+    starts_worker: bool = False
     deadline: float | None = None
     decided: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: RbeeError | None = None
@@ -45,16 +48,6 @@ class TaskRecord:
     @property
     def id(self) -> str:
         return self.row.id
-
-    @property
-    def generation(self) -> TaskRequest | None:
-        """What is to be generated; None when only a worker is started."""
-        return self.request if isinstance(self.request, TaskRequest) else None
-
-    @property
-    def starts_worker(self) -> bool:
-        """Whether it only loads a model; such tasks are in no list."""
-        return self.generation is None
 
     @property
     def ended(self) -> bool:

@@ -273,6 +273,7 @@ def _start_relay(state: State, task: Task, decision: Use, at: float, out: list[E
     where = f"{worker.row.backend.value} {worker.row.device} of node {worker.node}"
     slots = f"slot {len(worker.leases)} of {worker.row.slots_total}"
     warm = f", {decision.warm} of {len(task.prefix)} prompt parts were answered there before" if decision.warm else ""
+    out.append(StartRelay(task.id, worker.row.id))
     out.append(
         Narrate(
             (task.id,),
@@ -288,7 +289,6 @@ def _start_relay(state: State, task: Task, decision: Use, at: float, out: list[E
         )
     )
     out.append(TaskChanged(task.id))
-    out.append(StartRelay(task.id, worker.row.id))
 
 
 def _say_joined(state: State, task: Task, load_id: int, out: list[Effect]) -> None:

@@ -204,7 +204,8 @@ def _will_be_served(state: State, spec: Spec) -> str:
     workers = matching(state, spec)
     if workers:
         total = sum(worker.row.slots_total for worker in workers)
-        return f"all {total} slots for {spec.model} are taken"
+        taken = sum(len(worker.leases) for worker in workers)
+        return f"{taken} of {total} slots for {spec.model} are taken"
     if any(load_fits(state, load, spec) is not False for load in state.loads.values()):
         return f"{spec.model} is being loaded, and every slot of it is spoken for"
     return ""

@@ -429,7 +429,7 @@ async def test_a_stopped_hive_is_started_when_it_is_needed(tmp_path: Path) -> No
         events = await queen.run_task()
         assert kinds(events)[-1] == "done"
         assert hive.ensured == 1
-        assert any("starting the hive of node local" in sentence for sentence in sentences(events))
+        assert any("Node local: starting the hive" in sentence for sentence in sentences(events))
         hive.die()
         await until(lambda: queen.service.state.nodes["local"].status.value == "stopped")
         assert kinds(await queen.run_task())[-1] == "done"
@@ -511,3 +511,25 @@ async def test_a_restarted_queen_fails_what_ran_and_queues_again_what_waited(tmp
             events = await queen.follow(waited)
             assert kinds(events)[-1] == "done"
             assert any("again after a restart" in sentence for sentence in sentences(events))
+
+
+async def test_a_stopped_queen_ends_attached_tasks_and_leaves_waiting_detached_ones_to_the_next(tmp_path: Path) -> None:
+    policy = FAST.model_copy(update={"drain_s": 0.2})
+    async with FakeHive().serving() as hive:
+        hive.gated, hive.slots = True, 1
+        worker = await hive.add_worker()
+        async with running_queen(tmp_path, {"local": hive}, policy=policy) as queen:
+            await until(lambda: queen.service.state.workers)
+            ran = asyncio.create_task(queen.run_task())
+            await until(lambda: worker.running == 1)
+            attached = asyncio.create_task(queen.run_task())
+            await until(lambda: len(queen.service.state.queue) == 1)
+            waiting = await queen.detach()
+            queen.service.stop()
+            for events in await asyncio.gather(ran, attached):
+                assert events[-1].data["code"] == "DRAINING"
+        worker.flow()
+        async with running_queen(tmp_path, {"local": hive}) as queen:
+            assert kinds(await queen.follow(waiting))[-1] == "done"
+            states = {row.id: row.state.value for row in (await queen.admin.get(TASK_LIST, TaskList)).tasks}
+            assert sorted(states.values()) == ["completed", "failed", "failed"]

@@ -144,7 +144,7 @@ def test_a_full_worker_makes_tasks_wait_rather_than_load_the_model_twice() -> No
     assert list(state.queue) == ["t2"]
     narration = next(effect for effect in effects if isinstance(effect, Narrate))
     assert narration.fields["position"] == 1
-    assert "all 1 slots for demo are taken" in narration.text
+    assert "1 of 1 slots for demo are taken" in narration.text
 
 
 def test_a_full_worker_on_one_gpu_makes_the_next_gpu_load_the_model() -> None:
