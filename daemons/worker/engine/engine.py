@@ -33,6 +33,12 @@ from daemons.worker.engine.scheduler import Admission, Running, Scheduler, Work,
 PROGRESS_STEP = 0.01
 """Load progress is told when it grew by this share at least."""
 
+PROMPT_TURN_S = 0.5
+"""About how long running answers wait at most for a chunk of somebody's prompt; slow machines take smaller chunks."""
+
+SHORTEST_CHUNK = 16
+"""Tokens of a prompt that are computed in one turn at least: fewer would take nearly as long."""
+
 FATAL_FAILURES = 3
 """Steps in a row in which nothing could be decoded, even one token at a time, before the engine gives up."""
 
@@ -113,6 +119,7 @@ class Engine:
         self._embeddings: dict[str, Embedding] = {}
         self._scheduler: Scheduler | None = None
         self._failed_steps = 0
+        self._prompt_rate = math.inf
 
     def start(self) -> None:
         """Begin to load; `Loaded` or `LoadFailed` will tell."""
@@ -184,9 +191,7 @@ class Engine:
             if generating:
                 self._step(scheduler, generating)
                 self._flush()
-            prompts = scheduler.prompts(self._batch - len(generating))
-            if prompts:
-                self._step(scheduler, prompts)
+            self._step_prompts(scheduler, scheduler.prompts(self._prompt_room(len(generating))))
             for running in scheduler.embeddings()[:1]:
                 self._embed(scheduler, running)
             self._flush()
@@ -344,6 +349,23 @@ class Engine:
         self._failed_steps += 1
         if self._failed_steps >= FATAL_FAILURES:
             raise EngineBroken(f"{self._failed_steps} steps in a row could not be decoded, not even token by token")
+
+    def _prompt_room(self, generating: int) -> int:
+        """Tokens of prompts in this step: what is left of the batch, or what fits in one turn when others wait."""
+        left = self._batch - generating
+        if not generating or math.isinf(self._prompt_rate):
+            return left
+        return min(left, max(SHORTEST_CHUNK, int(self._prompt_rate * PROMPT_TURN_S)))
+
+    def _step_prompts(self, scheduler: Scheduler, work: list[Work]) -> None:
+        """Compute prompt chunks and learn how fast that goes here."""
+        if not work:
+            return
+        started, size = self._clock(), sum(len(item.span.tokens) for item in work)
+        self._step(scheduler, work)
+        seconds = self._clock() - started
+        if size >= SHORTEST_CHUNK and seconds > 0:
+            self._prompt_rate = size / seconds
 
     def _compute(self, scheduler: Scheduler, work: list[Work]) -> bool:
         """Decode and sample; on failure the same in smaller parts, down to one token. False: nothing was decoded."""

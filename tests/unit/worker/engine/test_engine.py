@@ -134,6 +134,29 @@ def test_characters_over_several_tokens_are_whole() -> None:
         assert [event.text for event in driver.tokens("a")].count("🐝") == 1
 
 
+def test_prompt_chunks_are_short_on_a_slow_machine_while_others_wait() -> None:
+    now = 0.0
+
+    def slow(batch: Sequence[Span]) -> None:
+        nonlocal now
+        now += sum(len(span.tokens) for span in batch) / 64  # tokens per second
+
+    gate = threading.Semaphore(0)
+    backend = FakeBackend(ctx=512, reply="x" * 200, fail=slow, gate=gate)
+    with EngineDriver(backend, batch=64, clock=lambda: now).loaded_context() as driver:
+        driver.submit(request("first", "a" * 100, max_tokens=60))
+        gate.release(3)
+        driver.first("first", Token)
+        driver.submit(request("second", "b" * 100, max_tokens=2))
+        gate.release(99)
+        driver.end("first")
+        driver.end("second")
+    chunks = [len(span.tokens) for batch in backend.batches for span in batch if len(span.tokens) > 1]
+    assert chunks[:2] == [64, 36]  # nobody waits
+    assert chunks[2:] == [32, 32, 32, 4]  # half a second each
+    assert sum(chunks) == 200
+
+
 def test_too_long_prompt_fails_alone_with_both_numbers() -> None:
     backend = FakeBackend(ctx=32, reply="ok")
     with EngineDriver(backend).loaded_context() as driver:
