@@ -171,7 +171,9 @@ class Actions:
         """The hive saw the process end, and knows its last log lines."""
         found = await self.exit_of(node, worker.id, _EXIT_OF_LOAD_S)
         if found is not None and found.error is not None:
-            return RbeeError.from_dict(found.error)
+            failure = RbeeError.from_dict(found.error)
+            self._store.crashed(time.time(), node, worker.id, worker.model_ref, None, failure)
+            return failure
         if found is None and seen.code not in (Code.UPSTREAM_LOST, Code.WORKER_CRASHED, Code.DRAINING):
             return seen
         how = f": {found.how}" if found is not None else ""

@@ -60,8 +60,9 @@ class TaskLedger:
             record.events.add(EventType.DONE.value, json.dumps({"done": True, "worker": row}))
         else:
             record.events.add(EventType.DONE.value, record.raw_done)
-        record.generation = None
         self._metrics.task_ended(record)
+        record.generation = record.relay = record.timer = record.done = None
+        record.raw_done = ""
         self._book.ended(record, now)
         self._publish(record)
 
@@ -95,6 +96,7 @@ class TaskLedger:
         ended = [record for record in records if record.ended]
         self._store.narrated([(record.id, at, told) for record in ended for at, told in record.narration])
         for record in ended:
+            record.narration = []
             if record.row.state is not TaskState.COMPLETED and record.events.tokens:
                 self._store.save_text(record.id, record.events.tokens, record.events.text)
             elif record.checkpoint:

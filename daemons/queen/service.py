@@ -71,6 +71,7 @@ class QueenService:
         self._settled = asyncio.Event()
         self._inbox: asyncio.Queue[ev.Event | None] = asyncio.Queue()
         self._idle = asyncio.Event()
+        self._idle.set()
         self._on_idle: Callable[[], None] = lambda: None
         self._running: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
@@ -150,6 +151,7 @@ class QueenService:
             others.append(group.create_task(self._each(_PRUNE_S, self._prune)))
             if self.parts.start_hives:
                 self._start_hives()
+            self._note_settled()
             self._ready.set()
             await self._own()
             for task in (*others, *self._effects):

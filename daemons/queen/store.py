@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.events import Narration
 from daemons.contracts.tasks import TaskRequest, TaskRow, TaskState
 from daemons.contracts.telemetry import HiveTelemetry
 from daemons.contracts.workers import READY_STATES
-from daemons.kit.store import Migration, Row, Statement, Store
+from daemons.kit.store import Migration, Row, Store
 
 MIGRATIONS = (
     Migration(
@@ -111,8 +113,8 @@ class QueenStore:
         if sentences:
             self._store.write_soon(f"INSERT INTO narration VALUES {_marks(len(sentences), 5)}", params)  # noqa: S608
 
-    def crashed(self, at: float, node: str, worker_id: str, model: str, task_id: str, error: RbeeError) -> None:
-        """Keep that a worker was lost while it answered a task."""
+    def crashed(self, at: float, node: str, worker_id: str, model: str, task_id: str | None, error: RbeeError) -> None:
+        """Keep that a worker was lost: while it answered a task, or while it loaded its model (no task)."""
         self._store.write_soon(
             "INSERT INTO crashes VALUES (?, ?, ?, ?, ?, ?)",
             (at, node, worker_id, model, task_id, json.dumps(error.as_dict(), default=str)),
@@ -124,23 +126,26 @@ class QueenStore:
 
     async def recover(self, now: float) -> list[StoredTask]:
         """After an earlier queen: end what was running as QUEEN_RESTARTED; what waited, oldest first."""
-        error = RbeeError(Code.QUEEN_RESTARTED, "the queen ended while this task was running; its text so far is kept")
-        await self._store.write_together(
-            [
-                Statement(
-                    "UPDATE tasks SET state = 'failed', ended_at = ?, error = ?, request = NULL,"
-                    " tokens = greatest(tokens, coalesce((SELECT t.tokens FROM task_texts t WHERE t.task_id = id), 0))"
-                    " WHERE state = 'running'",
-                    (now, json.dumps(error.as_dict())),
-                )
-            ]
-        )
         rows = await self._store.read(
             f"SELECT {', '.join(_ROW_COLUMNS)}, request FROM tasks"  # noqa: S608 - column names of our own
-            " WHERE state IN ('queued', 'placing') AND request IS NOT NULL ORDER BY created_at"
+            " WHERE state IN ('queued', 'placing', 'running') ORDER BY created_at"
         )
-        # The request was checked when it came in; from JSON, enumerations are strings again.
-        return [StoredTask(_row_of(row), TaskRequest.model_validate_json(row["request"])) for row in rows]
+        running = [row["id"] for row in rows if row["state"] == TaskState.RUNNING]
+        waiting = [stored for row in rows if row["id"] not in running and (stored := _stored(row)) is not None]
+        unreadable = {row["id"] for row in rows} - {stored.row.id for stored in waiting} - set(running)
+        await self._fail(running, "it was running; its text so far is kept", now)
+        await self._fail(sorted(unreadable), "it waited, and this version cannot read its request", now)
+        return waiting
+
+    async def _fail(self, ids: Sequence[str], how: str, now: float) -> None:
+        """End tasks as QUEEN_RESTARTED."""
+        error = RbeeError(Code.QUEEN_RESTARTED, f"the queen ended before this task was done: {how}")
+        await self._store.write(
+            "UPDATE tasks SET state = 'failed', ended_at = ?, error = ?, request = NULL,"
+            " tokens = greatest(tokens, coalesce((SELECT t.tokens FROM task_texts t WHERE t.task_id = id), 0))"
+            " WHERE list_contains(?::VARCHAR[], id)",
+            (now, json.dumps(error.as_dict()), list(ids)),
+        )
 
     async def rows(
         self, *, limit: int = 100, client: str | None = None, states: Sequence[TaskState] = ()
@@ -163,6 +168,15 @@ class QueenStore:
         """(text, tokens) that were kept of a task that did not complete."""
         rows = await self._store.read("SELECT text, tokens FROM task_texts WHERE task_id = ?", (task_id,))
         return (rows[0]["text"], rows[0]["tokens"]) if rows else ("", 0)
+
+
+def _stored(row: Row) -> StoredTask | None:
+    """A task that waited; None when its request cannot be read any more, as after an upgrade."""
+    try:
+        # From JSON: the request was checked as JSON, too, when it came in.
+        return StoredTask(_row_of(row), TaskRequest.model_validate_json(row["request"] or "{}"))
+    except ValidationError:
+        return None
 
 
 def _marks(rows: int, width: int) -> str:

@@ -103,6 +103,17 @@ async def test_recovery_fails_what_ran_and_gives_back_what_waited(store: QueenSt
     assert await store.text("done") == ("", 0)
 
 
+async def test_a_waiting_task_whose_request_cannot_be_read_is_failed(store: QueenStore, raw: Store) -> None:
+    """Else one row of an older version would keep the queen from starting."""
+    store.save([(_row("odd", state=TaskState.QUEUED), _request()), (_row("fine", state=TaskState.QUEUED), _request())])
+    await raw.write("UPDATE tasks SET request = '{\"colour\": \"red\"}' WHERE id = 'odd'")
+    assert [stored.row.id for stored in await store.recover(5.0)] == ["fine"]
+    row = await store.row("odd")
+    assert row is not None
+    assert row.state is TaskState.FAILED
+    assert [stored.row.id for stored in await store.recover(6.0)] == ["fine"]
+
+
 async def test_no_prompt_is_left_of_an_ended_task(store: QueenStore, raw: Store) -> None:
     store.save([(_row(state=TaskState.RUNNING), _request(prompt="my secret"))])
     store.save([(_row(), None)])
