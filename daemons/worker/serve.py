@@ -24,6 +24,9 @@ from daemons.worker.engine.backend import Backend
 from daemons.worker.http.handlers import worker_handlers
 from daemons.worker.service import WorkerService
 
+MANY_BAD_REQUESTS = 10_000
+"""The flood limit of a worker: its one client, the queen, passes on what many people get wrong."""
+
 
 def read_settings() -> WorkerSettings:
     """The one line of JSON on stdin. Raises RbeeError(CONFIG_INVALID) without echoing it: it holds the key."""
@@ -40,10 +43,9 @@ def read_settings() -> WorkerSettings:
 
 def prepare_process(settings: WorkerSettings) -> None:
     """Log file, cores, and no debugger that buries the log when llama.cpp aborts."""
-    configure_logs(settings.worker_id, Path(settings.log_path), LogSettings(level=settings.log_level))
     os.environ["GGML_NO_BACKTRACE"] = "1"
-    if settings.cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, settings.cores)
+    _pin(settings.cores)
+    configure_logs(settings.worker_id, Path(settings.log_path), LogSettings(level=settings.log_level))
     log_start_line(
         model=settings.model_ref,
         backend=settings.backend.value,
@@ -51,6 +53,18 @@ def prepare_process(settings: WorkerSettings) -> None:
         slots=settings.slots,
         key=fingerprint(settings.key),
     )
+
+
+def _pin(cores: list[int]) -> None:
+    """Run on these CPUs only, where the system can do that. Raises RbeeError(CONFIG_INVALID) for others than it has."""
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        return
+    try:
+        os.sched_setaffinity(0, cores)
+    except (OSError, OverflowError, ValueError) as error:
+        raise RbeeError(
+            Code.CONFIG_INVALID, f"cannot run on the cores {cores}: {error}", details={"cores": cores}
+        ) from None
 
 
 def listening_socket(settings: WorkerSettings) -> socket.socket:
@@ -88,7 +102,7 @@ def make_backend(settings: WorkerSettings) -> Backend:
 
 async def run_worker(settings: WorkerSettings, backend: Backend, sock: socket.socket) -> None:
     """Serve until told to end. Raises RbeeError when the model could not be loaded or the engine died."""
-    policy = Policy(max_body_bytes=settings.max_body_bytes)
+    policy = Policy(max_body_bytes=settings.max_body_bytes, bad_requests=MANY_BAD_REQUESTS)
     bridge = Bridge(backend, slots=settings.slots, batch=settings.batch)
     service = WorkerService(settings, bridge, url_of(sock), policy)
     keyring = Keyring({settings.key: Role.ADMIN})

@@ -60,7 +60,7 @@ class FakeBackend:
     """Implements ``Backend``.
 
     reply      text to generate for every request, then end of text; None: a hash of the history
-    gate       when given, each decode takes one permit first, so that a test steps the engine
+    gate       when given, each decode (and embed) takes one permit first, so that a test steps the engine
     fail       called with each batch; a status it returns is the outcome (FAILED leaves half of the batch behind)
     window     tokens of a sliding window: older positions are gone
     partial    False: like a recurrent model, a sequence can only be dropped as a whole
@@ -175,6 +175,8 @@ class FakeBackend:
                 self.rows[row] = tuple(held)
 
     def embed(self, span: Span) -> list[float] | None:
+        if self.gate:
+            self.gate.acquire()
         self._store([span])
         return [float(sum(token * (column + 1) for token in span.tokens) % 101) for column in range(4)]
 

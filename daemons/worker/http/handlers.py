@@ -1,7 +1,8 @@
 """One handler for each route of the worker."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -20,6 +21,8 @@ from daemons.worker.engine.request import Embedded, EmbedRequest, Failed, Genera
 from daemons.worker.requests import deadline_of
 from daemons.worker.service import WorkerService
 from daemons.worker.stream import error_of, generation_chunks, loading_chunks
+
+OutcomeT = TypeVar("OutcomeT")
 
 LONG_TEXT = 16_384
 """Characters from which tokenizing leaves the event loop: about a millisecond of work."""
@@ -71,7 +74,7 @@ class WorkerHandlers:
         deadline = deadline_of(request.headers)
         engine_request = await self._read(body, deadline)
         ticket = self._bridge.submit(engine_request)
-        await self._started(ticket)
+        await self._while_connected(request, ticket, self._started(ticket))
         get_logger().info("generating", id=body.id, prompt_tokens=len(engine_request.tokens))
         return SseResponse(generation_chunks(self._bridge, ticket, request.scope["request_id"]))
 
@@ -97,11 +100,7 @@ class WorkerHandlers:
             lambda: tuple(tuple(reader.tokenize(text, add_special=True)) for text in body.input)
         )
         ticket = self._bridge.submit(EmbedRequest(id=new_id("emb"), inputs=inputs, deadline=deadline))
-        try:
-            event = await self._last(ticket)
-        except asyncio.CancelledError:
-            self._bridge.cancel(ticket.id)
-            raise
+        event = await self._while_connected(request, ticket, self._last(ticket))
         return {"embeddings": event.vectors, "tokens": event.tokens}
 
     async def stats(self, _request: Request, _body: None) -> Result:
@@ -144,13 +143,25 @@ class WorkerHandlers:
             return reader.read(body, deadline=deadline)
         return await asyncio.to_thread(reader.read, body, deadline=deadline)
 
+    async def _while_connected(
+        self, request: Request, ticket: Ticket, outcome: Coroutine[Any, Any, OutcomeT]
+    ) -> OutcomeT:
+        """Wait for something of a request, and cancel the request when its client leaves meanwhile."""
+        waiting, leaving = asyncio.ensure_future(outcome), asyncio.ensure_future(_until_gone(request))
+        try:
+            await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+            raise RbeeError(Code.CANCELLED, "the client is gone")
+        finally:
+            if not waiting.done():
+                self._bridge.cancel(ticket.id)
+            waiting.cancel()
+            leaving.cancel()
+
     async def _started(self, ticket: Ticket) -> None:
         """Wait until the engine has taken the request, so that a refusal is an HTTP status and not an event."""
-        try:
-            events = await ticket.take()
-        except asyncio.CancelledError:
-            self._bridge.cancel(ticket.id)
-            raise
+        events = await ticket.take()
         first = events[0]
         if isinstance(first, Failed):
             raise error_of(first)
@@ -163,3 +174,9 @@ class WorkerHandlers:
                     raise error_of(event)
                 if isinstance(event, Embedded):
                     return event
+
+
+async def _until_gone(request: Request) -> None:
+    """Returns when the client has closed its connection; the body has been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -115,15 +115,23 @@ async def test_last_slot_goes_to_one_of_two() -> None:
             assert (await worker.until(WorkerState.IDLE)).slots_available == 1
 
 
-async def test_client_that_leaves_frees_its_slot_before_the_next_decode(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, cancelled = threading.Semaphore(2), asyncio.Event()
+@pytest.fixture
+def cancels(monkeypatch: pytest.MonkeyPatch) -> "asyncio.Queue[str]":
+    """Ids whose cancelling was asked for inside the worker, in order."""
+    seen: asyncio.Queue[str] = asyncio.Queue()
     cancel = Bridge.cancel
 
     def noticed(bridge: Bridge, id: str) -> bool:
-        cancelled.set()
-        return cancel(bridge, id)
+        found = cancel(bridge, id)
+        seen.put_nowait(id)
+        return found
 
     monkeypatch.setattr(Bridge, "cancel", noticed)
+    return seen
+
+
+async def test_client_that_leaves_frees_its_slot_before_the_next_decode(cancels: "asyncio.Queue[str]") -> None:
+    gate = threading.Semaphore(2)
     backend = FakeBackend(reply="x" * 200, gate=gate)
     async with running_worker(backend) as worker:
         body = {"id": "r-1", "prompt": "x", "max_tokens": 200}
@@ -131,12 +139,27 @@ async def test_client_that_leaves_frees_its_slot_before_the_next_decode(monkeypa
             await anext(events)
             await anext(events)
         left = time.monotonic()
-        await asyncio.wait_for(cancelled.wait(), 5)
+        assert await asyncio.wait_for(cancels.get(), 5) == "r-1"
         assert time.monotonic() - left < 1.0
         gate.release(1)  # lets the decode end that was running
         await worker.until(WorkerState.IDLE)
         assert len(backend.batches) == 3
         assert backend.open_samplers == 0
+
+
+@pytest.mark.parametrize("route", [routes.WORKER_INFER, routes.WORKER_EMBED], ids=["inference", "embeddings"])
+async def test_client_that_leaves_before_the_first_result_frees_its_slot(
+    route: routes.Route, cancels: "asyncio.Queue[str]"
+) -> None:
+    gate = threading.Semaphore(0)
+    body = {"id": "r-1", "prompt": "hello"} if route is routes.WORKER_INFER else {"input": ["hello", "again"]}
+    async with running_worker(FakeBackend(slots=1, reply="x" * 50, gate=gate), slots=1) as worker:
+        asking = asyncio.create_task(worker.client.call(route, body=body))
+        await worker.until(WorkerState.BUSY)
+        asking.cancel()
+        await asyncio.wait_for(cancels.get(), 5)
+        gate.release(1)
+        await worker.until(WorkerState.IDLE)
 
 
 async def test_delete_cancels_and_may_be_repeated() -> None:
@@ -290,6 +313,13 @@ async def test_metrics_parse_and_count() -> None:
     assert samples["rbee_worker_ttft_seconds_count",] == 1
     assert samples["rbee_worker_inter_token_seconds_count",] == 5
     assert samples["rbee_worker_slots", "free"] == 4
+
+
+async def test_mistakes_of_many_people_do_not_shut_the_queen_out() -> None:
+    async with running_worker(FakeBackend(reply="ok")) as worker:
+        for _ in range(60):
+            assert (await worker.refusal(max_tokens=0)).code is Code.INVALID_REQUEST
+        assert await worker.text() == "ok"
 
 
 async def test_every_route_but_health_needs_the_key() -> None:
