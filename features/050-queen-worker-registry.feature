@@ -28,9 +28,9 @@ Feature: The queen knows which workers there are, and uses them before it makes 
     Given a running rbee with the settings
       | RBEE_HIVE_CPU_CORES | 1 |
     And a worker with the model "{steady}" and 2 slots
-    When task "first" asks "{steady}" for 150 tokens
+    When task "first" asks "{steady}" for 300 tokens
     And task "first" has its first token
-    And task "second" asks "{steady}" for 60 tokens
+    And task "second" asks "{steady}" for 250 tokens
     Then task "second" generates on that same worker while task "first" still does
     And the worker's 2 slots are all taken
     When task "third" asks "{steady}" for 10 tokens

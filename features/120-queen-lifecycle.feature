@@ -13,7 +13,7 @@ Feature: Daemons live as long as they should, and no longer
   @T53
   Scenario: An ephemeral run starts everything and takes everything down again
     Given an installation where nothing runs
-    When a person starts "rbee infer --ephemeral --model {steady} --prompt 'Once upon a time' --max-tokens 60"
+    When a person starts "rbee infer --ephemeral --model {steady} --prompt 'Once upon a time' --max-tokens 300"
     Then text arrives while a queen, a hive and a worker are running
     And the command ends with 0
     And no process of this installation is left

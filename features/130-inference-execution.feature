@@ -7,14 +7,14 @@ Feature: A generation arrives token by token, right to the last character
     And a worker with the model "{steady}"
     And the fleet's events are followed
     Then the worker's state is "idle"
-    When task "story" asks "{steady}" for 80 tokens
+    When task "story" asks "{steady}" for 200 tokens
     And task "story" has its first token
     Then the first token was read before the last one was generated
     And the worker's state is "busy"
     When task "story" has ended
     Then its token events came in order, with an index that begins at 0 and never repeats
     And its token events came over time, not in one piece
-    And it ended with one event "done" that has 80 tokens, a usage and timings
+    And it ended with one event "done" that has 200 tokens, a usage and timings
     And the worker's state is "idle"
     And the fleet's events showed the worker idle, then busy, then idle
 

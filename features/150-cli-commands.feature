@@ -89,11 +89,11 @@ Feature: What a person types, and what comes back
   Scenario: A worker is told to end, finishes what it does, and is gone
     Given a running rbee
     And a worker with the model "{steady}" and 2 slots
-    When task "last" asks "{steady}" for 150 tokens
+    When task "last" asks "{steady}" for 500 tokens
     And task "last" has its first token
     And a person starts "rbee workers shutdown --id {worker}"
     Then the worker is listed as draining while task "last" still generates
-    And task "last" ends completed with all its 150 tokens
+    And task "last" ends completed with all its 500 tokens
     And the command ends with 0
     And the worker's process has ended by itself with code 0, and its memory with it
     And the list of workers is empty

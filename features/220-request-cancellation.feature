@@ -17,13 +17,13 @@ Feature: Work stops when nobody wants it any more, and only then
   Scenario: The client of a detached task vanishes and another one reads on
     Given a running rbee
     And a worker with the model "{steady}"
-    When a detached task asks "{steady}" for 150 tokens
+    When a detached task asks "{steady}" for 300 tokens
     Then it is accepted with 202, its id and the address of its events
     When a reader takes 5 token events and then drops its connection
     Then the generation goes on without any reader
     When another reader goes on after the last event that the first one had
     Then both readers together have every event once, without gap or double
-    And both readers together have the text and the 150 tokens that a reader of the whole stream has
+    And both readers together have the text and the 300 tokens that a reader of the whole stream has
 
   @C02
   Scenario: Deleting a request stops it, and may be repeated

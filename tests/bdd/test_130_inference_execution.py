@@ -29,7 +29,7 @@ def follow_fleet(rbee: Topology, streams: dict[str, EventReader]) -> None:
 @then("the first token was read before the last one was generated")
 def read_while_generating(rbee: Topology, worker: Row, streams: dict[str, EventReader]) -> None:
     now = stats(rbee, worker)
-    assert 1 <= now["tokens_generated_total"] < 80, now
+    assert 1 <= now["tokens_generated_total"] < 200, now
     assert not any(event.is_last for event in streams["story"].events)
 
 
@@ -40,7 +40,7 @@ def tokens_in_order(streams: dict[str, EventReader]) -> None:
     indices = [event.data["index"] for event in events if event.type == "token"]
     assert indices[0] == 0
     assert indices == sorted(set(indices))
-    assert indices[-1] < 80
+    assert indices[-1] < 200
 
 
 @then("its token events came over time, not in one piece")

@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tests.bdd.conftest import pytest_bdd_after_scenario
 from tests.conftest import StartTopology
-from tests.support.harness import Recorder, eventually
+from tests.support.harness import Evidence, Recorder, eventually
 from tests.support.topology import Topology
 
 IGNORES_SIGTERM = (
@@ -83,3 +86,30 @@ def test_a_signal_reaches_the_keeper_alone(fresh_topology: StartTopology) -> Non
     keeper = fresh_topology({}).begin("infer", "--model", "demo", "--prompt", "-", stdin=None)
     keeper.signal(signal.SIGKILL)
     assert keeper.wait().code == -signal.SIGKILL
+
+
+class FakeRequest:
+    """What the hook at the end of a scenario asks of pytest."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self.node = self
+        self.user_properties: list[tuple[str, str]] = []
+
+    def getfixturevalue(self, _name: str) -> Evidence:
+        return self._evidence
+
+    def add_report_section(self, *_section: str) -> None:
+        """Reports are pytest's business."""
+
+
+def test_a_scenario_without_any_process_or_request_fails(recorder: Recorder) -> None:
+    names: Any = SimpleNamespace(name="bees")
+    empty: Any = FakeRequest(Evidence())
+    with pytest.raises(AssertionError, match="no process was seen and no HTTP request was made"):
+        pytest_bdd_after_scenario(empty, names, names)
+    recorder.begin()
+    recorder.saw_process(os.getpid(), "this test")
+    seen: Any = FakeRequest(recorder.current)
+    pytest_bdd_after_scenario(seen, names, names)
+    assert f"pid {os.getpid()}: this test" in str(seen.user_properties)
