@@ -40,7 +40,7 @@ from daemons.queen.core.state import LoadStage, Spec, State, Task, Worker
 _FIRST_BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 2.0
 _SUSPECT_S = 2.0
-"""A worker whose stream broke gets no work for so long; its hive tells within that whether it is gone."""
+"""A worker whose stream broke counts as dead; one that its hive still tells of after so long has only been cut off."""
 
 _UNSEEN_GRACE_S = 5.0
 """A worker that the hive has just started may be missing from a sample that was taken before."""
@@ -117,7 +117,7 @@ def _sampled(state: State, event: events.NodeSampled, out: list[Effect]) -> None
     node.sample, node.problem = event.sample, ""
     present = {row.id: row for row in event.sample.workers}
     for row in present.values():
-        _meet_worker(state, event.node, row)
+        _meet_worker(state, event, row)
     for worker in state.workers_on(event.node):
         gone = worker.seen or event.at - worker.added_at > _UNSEEN_GRACE_S
         if worker.row.id not in present and gone:
@@ -128,12 +128,14 @@ def _sampled(state: State, event: events.NodeSampled, out: list[Effect]) -> None
         resume_loads(state, node.name, event.at, out)
 
 
-def _meet_worker(state: State, node: str, row: HiveWorker) -> None:
+def _meet_worker(state: State, event: events.NodeSampled, row: HiveWorker) -> None:
     worker = state.workers.get(row.id)
     if worker is None:
-        state.workers[row.id] = Worker(row, node, seen=True)
+        state.workers[row.id] = Worker(row, event.node, seen=True)
         return
     worker.seen = True
+    if worker.lost_at is not None and event.at - worker.lost_at >= _SUSPECT_S:
+        worker.lost_at = None
     if row.state is WorkerState.LOADING and worker.row.state in READY_STATES:
         return  # taken before the worker became ready
     worker.row = row
@@ -193,8 +195,7 @@ def _give_back(state: State, worker: Worker, event: events.RelayEnded, out: list
     worker.leases.discard(event.task_id)
     worker.used_at = event.at
     if event.how is RelayEnd.LOST:
-        worker.backoff_until = event.at + _SUSPECT_S
-        out.append(WakeAfter(_SUSPECT_S))
+        worker.lost_at = event.at
     elif event.how is RelayEnd.REFUSED:
         wait = min(_FIRST_BACKOFF_S * 2**worker.backoffs, _LONGEST_BACKOFF_S)
         worker.backoffs += 1

@@ -112,7 +112,8 @@ class Load:
 class Worker:
     """One worker of a node. `leases` are the tasks that were sent to it and have not come back.
 
-    `seen` is set by the node's own telemetry: only then does absence from it mean that the worker is gone.
+    `seen` is set by the node's own telemetry: only then does absence from it mean that the worker is gone. `lost_at` is
+    when a stream of it broke: it counts as dead, unless its node still tells of it a while later.
     """
 
     row: HiveWorker
@@ -122,18 +123,24 @@ class Worker:
     leases: set[str] = field(default_factory=set)
     used_at: float = 0.0
     evicting: bool = False
+    lost_at: float | None = None
     backoff_until: float = 0.0
     backoffs: int = 0
     made_for: Spec | None = None
 
     @property
     def ready(self) -> bool:
-        return self.row.state in READY_STATES and not self.evicting
+        return self.row.state in READY_STATES and not self.leaving
 
     @property
     def coming(self) -> bool:
         """Ready, or will be."""
-        return not self.evicting and (self.row.state in READY_STATES or self.row.state is WorkerState.LOADING)
+        return not self.leaving and (self.row.state in READY_STATES or self.row.state is WorkerState.LOADING)
+
+    @property
+    def leaving(self) -> bool:
+        """Being ended, or dead as far as we know."""
+        return self.evicting or self.lost_at is not None
 
     @property
     def pinned(self) -> bool:

@@ -238,6 +238,30 @@ def test_a_worker_lost_before_its_first_token_is_replaced_at_most_three_times() 
     assert ends(decide(state, RelayEnded(0.4, "t1", RelayEnd.LOST, 0, crash))) == {"t1": Code.WORKER_CRASHED}
 
 
+def test_a_lost_worker_is_replaced_without_waiting_for_its_hive_to_notice() -> None:
+    """Also with the queue off, where waiting would be a refusal."""
+    state = empty_state(queue_limit=0)
+    row = worker_row()
+    decide(state, sampled("local", row))
+    decide(state, submitted("t1"))
+    lost = RelayEnded(1.0, "t1", RelayEnd.LOST, 0, RbeeError(Code.WORKER_CRASHED, "gone"))
+    (spawn,) = spawns(decide(state, lost))
+    assert spawn.request.model_ref == "demo"
+    assert state.tasks["t1"].state is TaskState.PLACING
+
+
+def test_a_worker_that_was_only_cut_off_is_used_again() -> None:
+    state = empty_state()
+    row = worker_row()
+    decide(state, sampled("local", row))
+    decide(state, submitted("t1"))
+    decide(state, RelayEnded(1.0, "t1", RelayEnd.LOST, 3, RbeeError(Code.WORKER_CRASHED, "cut")))
+    decide(state, sampled("local", row, at=1.5))
+    assert not state.workers[row.id].ready, "its hive may not have noticed yet"
+    decide(state, sampled("local", row, at=4.0))
+    assert relays(decide(state, submitted("t2", at=4.1))) == [("t2", row.id)]
+
+
 def test_a_worker_lost_after_a_token_ends_the_task() -> None:
     state = empty_state()
     decide(state, sampled("local", worker_row("w-0000000a"), worker_row("w-0000000b")))
