@@ -33,7 +33,7 @@ from daemons.worker.engine.scheduler import Admission, Running, Scheduler, Work,
 PROGRESS_STEP = 0.01
 """Load progress is told when it grew by this share at least."""
 
-PROMPT_TURN_S = 0.5
+PROMPT_TURN_S = 1.0
 """About how long running answers wait at most for a chunk of somebody's prompt; slow machines take smaller chunks."""
 
 SHORTEST_CHUNK = 16
