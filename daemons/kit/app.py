@@ -115,7 +115,10 @@ async def read_json(request: Request) -> Any:
     """Decoded request body; an empty body counts as an empty object. Raises RbeeError(INVALID_REQUEST)."""
     raw = await request.body()
     try:
-        return json.loads(raw) if raw else {}
+        decoded = json.loads(raw) if raw else {}
+        if b"\\ud" in raw or b"\\uD" in raw:
+            json.dumps(decoded, ensure_ascii=False).encode()  # half a surrogate pair is no text: it cannot be sent on
+        return decoded
     except (ValueError, RecursionError) as error:
         raise RbeeError(Code.INVALID_REQUEST, f"the body is not JSON: {error}") from None
 

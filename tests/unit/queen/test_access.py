@@ -1,11 +1,24 @@
 """Keys and roles over the whole route table, and the documents that describe it."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from daemons.contracts.errors import Code, RbeeError
-from daemons.contracts.routes import QUEEN_METRICS, QUEEN_OPENAPI, Daemon, Role, Route, routes_of
+from daemons.contracts.routes import (
+    OPENAI_CHAT,
+    OPENAI_COMPLETIONS,
+    QUEEN_METRICS,
+    QUEEN_OPENAPI,
+    TASK_CREATE,
+    WORKER_SHUTDOWN,
+    Daemon,
+    Role,
+    Route,
+    routes_of,
+)
 from daemons.kit.client import DaemonClient, Peer
 from tests.support.queen_harness import FAST, queen_and_hive, until
 
@@ -77,3 +90,39 @@ async def test_metrics_count_tasks_and_tell_the_state(tmp_path: Path) -> None:
             'rbee_device_memory_free_bytes{backend="cpu",device="0",node="local"}',
         ):
             assert line in text, line
+
+
+NASTY: tuple[Any, ...] = (None, 2**70, 1e308, "\ud800", "a\nb\x00", [{}])
+
+
+@pytest.mark.parametrize(
+    ("route", "valid"),
+    [
+        (TASK_CREATE, {"model": "demo", "prompt": "Hi", "max_tokens": 1}),
+        (WORKER_SHUTDOWN, {"id": "w-99999999"}),
+        (OPENAI_CHAT, {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}),
+        (OPENAI_COMPLETIONS, {"model": "demo", "prompt": "Hi", "max_tokens": 1}),
+    ],
+    ids=lambda value: value.path if isinstance(value, Route) else "",
+)
+async def test_no_value_of_any_field_breaks_the_queen(tmp_path: Path, route: Route, valid: dict[str, Any]) -> None:
+    """Each field with values of all sorts: answered, or refused with a reason; never a defect of ours."""
+    policy = FAST.model_copy(update={"bad_requests": 1_000_000})
+    async with queen_and_hive(tmp_path, policy=policy) as (queen, hive):
+        await hive.add_worker()
+        await until(lambda: queen.service.state.workers)
+        assert route.body is not None
+        for name in route.body.model_fields:
+            for value in NASTY:
+                error = await _refusal(queen.admin, route, {**valid, name: value})
+                assert error is None or error.status < 500, f"{name}={value!r}: {error}"
+
+
+async def _refusal(client: DaemonClient, route: Route, body: dict[str, Any]) -> RbeeError | None:
+    """The error of an answer, also of one that streams."""
+    try:
+        answer = await client.call(route, body=body)
+    except RbeeError as error:
+        return error
+    last = answer.rstrip().rpartition("\n\n")[2] if isinstance(answer, str) else ""
+    return RbeeError.from_dict(json.loads(last.partition("data: ")[2])) if "event: error" in last else None
