@@ -19,6 +19,9 @@ from daemons.kit.auth import Keyring, may
 from daemons.kit.middleware import Authentication, BodyLimit, FloodLimit, RequestScope
 from daemons.kit.policy import Policy
 
+DEEPEST_JSON = 64
+"""Levels of nesting that a request body may have."""
+
 Result = BaseModel | Mapping[str, Any] | Response | ASGIApp | None
 Handler = Callable[[Request, Any], Awaitable[Result]]
 """Gets the request and its validated body (None without one). A wire object becomes JSON, None becomes 204."""
@@ -45,7 +48,7 @@ def build_app(
     )
     app = BodyLimit(app, policy.max_body_bytes)
     app = Authentication(app, keyring, {route.path for route in table if route.role is None})
-    app = FloodLimit(app, policy)
+    app = FloodLimit(app, keyring, policy)
     return RequestScope(app, openai_prefix="/v1/" if daemon is Daemon.QUEEN else None)
 
 
@@ -112,15 +115,36 @@ class _Endpoint:
 
 
 async def read_json(request: Request) -> Any:
-    """Decoded request body; an empty body counts as an empty object. Raises RbeeError(INVALID_REQUEST)."""
+    """Decoded request body; an empty body counts as an empty object.
+
+    Raises RbeeError(INVALID_REQUEST) also for what could not be written as JSON again, further down the line: half a
+    surrogate pair, and nesting deeper than `DEEPEST_JSON`.
+    """
     raw = await request.body()
     try:
         decoded = json.loads(raw) if raw else {}
         if b"\\ud" in raw or b"\\uD" in raw:
-            json.dumps(decoded, ensure_ascii=False).encode()  # half a surrogate pair is no text: it cannot be sent on
-        return decoded
+            json.dumps(decoded, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise RbeeError(Code.INVALID_REQUEST, f"the body is not JSON: {error}") from None
+    if raw.count(b"[") + raw.count(b"{") > DEEPEST_JSON and _deeper_than(decoded, DEEPEST_JSON):
+        raise RbeeError(Code.INVALID_REQUEST, f"the body is nested deeper than {DEEPEST_JSON} levels")
+    return decoded
+
+
+def _deeper_than(decoded: Any, limit: int) -> bool:
+    """Whether lists and objects are nested in more than `limit` levels."""
+    level = [decoded]
+    for _ in range(limit + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def query_of(request: Request, model: type[BaseModel]) -> Any:

@@ -140,8 +140,7 @@ class DaemonClient:
         response = await self._send(request, tries or self._policy.http_tries, stream=True)
         try:
             if response.status_code >= 400:
-                await response.aread()
-                raise self._error_of(response)
+                raise await self._error_read_from(response)
             if on_headers is not None:
                 on_headers(response.headers)
             yield self._events(response)
@@ -212,6 +211,13 @@ class DaemonClient:
             return response.json()
         except ValueError as error:
             raise self._bad_answer(f"not JSON: {error}") from error
+
+    async def _error_read_from(self, response: httpx.Response) -> RbeeError:
+        try:
+            await response.aread()
+        except httpx.HTTPError as error:
+            return RbeeError(Code.UPSTREAM_LOST, f"the error answer of {self.peer.name} broke off: {_reason(error)}")
+        return self._error_of(response)
 
     def _error_of(self, response: httpx.Response) -> RbeeError:
         try:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.ids import REQUEST_ID, new_request_id
 from daemons.contracts.routes import Role
-from daemons.kit.auth import Keyring
+from daemons.kit.auth import Keyring, fingerprint
 from daemons.kit.logs import bind_request_id, get_logger
 from daemons.kit.policy import Policy
 
@@ -89,21 +89,38 @@ class RequestScope:
         return RbeeError(Code.INTERNAL, "the daemon failed unexpectedly; its log has the trace under this request id")
 
 
-class FloodLimit:
-    """Refuses a client (address and key) for a while after too many bad requests; others are served."""
+def bearer_of(scope: Scope) -> str:
+    """The key that a request presents; empty without one."""
+    scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
-    def __init__(self, app: ASGIApp, policy: Policy, *, clock: Callable[[], float] = time.monotonic) -> None:
+
+class FloodLimit:
+    """Refuses a client for a while after too many bad requests; others are served.
+
+    A client is an address and a known key; all wrong keys of an address count as one client, so that guessing is slow.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keyring: Callable[[], Keyring],
+        policy: Policy,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._app = app
+        self._keyring = keyring
         self._limit = policy.bad_requests
         self._window = policy.bad_requests_window_s
         self._clock = clock
-        self._bad: OrderedDict[tuple[str, bytes], deque[float]] = OrderedDict()
+        self._bad: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        client = ((scope.get("client") or ("",))[0], dict(scope["headers"]).get(b"authorization", b""))
+        client = self._client_of(scope)
         wait = self._wait_of(client)
         if wait > 0:
             raise RbeeError(
@@ -124,7 +141,12 @@ class FloodLimit:
                 self._count(client)
             raise
 
-    def _wait_of(self, client: tuple[str, bytes]) -> float:
+    def _client_of(self, scope: Scope) -> tuple[str, str]:
+        key = bearer_of(scope)
+        known = bool(key) and self._keyring().role_of(key) is not None
+        return (scope.get("client") or ("",))[0], fingerprint(key) if known else ""
+
+    def _wait_of(self, client: tuple[str, str]) -> float:
         """Seconds until this client's oldest counted fault leaves the window; 0 when it may go on."""
         faults = self._bad.get(client)
         if not faults:
@@ -134,7 +156,7 @@ class FloodLimit:
             faults.popleft()
         return faults[0] + self._window - now if len(faults) >= self._limit else 0.0
 
-    def _count(self, client: tuple[str, bytes]) -> None:
+    def _count(self, client: tuple[str, str]) -> None:
         self._bad.setdefault(client, deque(maxlen=self._limit)).append(self._clock())
         self._bad.move_to_end(client)
         while len(self._bad) > _REMEMBERED_CLIENTS:
@@ -155,10 +177,9 @@ class Authentication:
         await self._app(scope, receive, send)
 
     def _role_of(self, scope: Scope) -> Role:
-        scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1").partition(" ")
-        if scheme.lower() != "bearer" or not key:
+        scope["bearer"] = bearer_of(scope)
+        if not scope["bearer"]:
             raise RbeeError(Code.INVALID_API_KEY, "no key: send `Authorization: Bearer <key>`")
-        scope["bearer"] = key.strip()
         role = self._keyring().role_of(scope["bearer"])
         if role is None:
             raise RbeeError(

@@ -24,7 +24,7 @@ from daemons.kit.sse import SseResponse, encode_event
 from tests.support.http_service import RecordingService, running
 
 ADMIN, INFER = "admin-key-of-this-test", "infer-key-of-this-test"
-QUICK = Policy(http_first_wait_s=0.01, http_timeout_s=2, bad_requests=5, bad_requests_window_s=0.3)
+QUICK = Policy(http_first_wait_s=0.01, http_timeout_s=2, bad_requests=5, bad_requests_window_s=1.5)
 
 
 async def answer_health(_request: Request, _body: Any) -> Result:
@@ -125,6 +125,31 @@ async def test_a_flood_of_bad_requests_is_stopped_for_that_client_only() -> None
         assert (await good.get("/v2/tasks")).status_code == 200
         await asyncio.sleep(QUICK.bad_requests_window_s + 0.05)  # the window itself is what is tested
         assert (await bad.get("/v2/tasks")).status_code == 200
+
+
+async def test_guessing_keys_is_one_client_and_does_not_stop_the_others() -> None:
+    async with running(app_of(Daemon.QUEEN, Policy(bad_requests=5, bad_requests_window_s=60))) as url, raw(url) as good:
+        statuses = []
+        for number in range(7):
+            async with raw(url, f"guess-{number}") as guesser:
+                statuses.append((await guesser.get("/v2/tasks")).status_code)
+        assert statuses == [401] * 5 + [429] * 2
+        assert (await good.get("/v2/tasks")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content", ['{"text": "\\ud800"}', '{"text": ' + "[" * 65 + "]" * 65 + "}", '{"text": ' + "[" * 99_999]
+)
+async def test_what_cannot_be_written_again_is_refused_at_the_border(content: str) -> None:
+    async with running(app_of(Daemon.WORKER)) as url, raw(url) as http:
+        response = await http.post("/v1/tokenize", content=content)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "INVALID_REQUEST")
+
+
+async def test_whole_surrogate_pairs_and_wide_bodies_pass() -> None:
+    content = '{"text": "\\ud83d\\udc1d ' + "[{" * 500 + '"}'
+    async with running(app_of(Daemon.WORKER)) as url, raw(url) as http:
+        assert (await http.post("/v1/tokenize", content=content)).status_code == 200
 
 
 async def test_client_returns_wire_types_and_raises_the_daemons_errors() -> None:
