@@ -260,6 +260,8 @@ class Bridge:
                 self.progress, self.load_ms = 1.0, event.load_ms
                 self.metrics.load_seconds.set(event.load_ms / 1000)
                 self._reader = RequestReader(self.backend, self.backend.info)
+            case LoadFailed(code=Code.CANCELLED):
+                return  # it was stopped with the worker
             case LoadFailed():
                 self.failure = RbeeError(event.code, event.message, details=event.details)
             case EngineDied():

@@ -5,7 +5,7 @@ import threading
 import zlib
 from collections.abc import Callable, Sequence
 
-from daemons.contracts.errors import RbeeError
+from daemons.contracts.errors import Code, RbeeError
 from daemons.worker.engine.backend import DecodeStatus, ModelInfo, SamplingFailed, Span
 from daemons.worker.engine.request import SamplingParams, TokenLogprobs
 
@@ -114,7 +114,7 @@ class FakeBackend:
     def load(self, progress: Callable[[float], bool]) -> None:
         for step in range(11):
             if not progress(step / 10):
-                return
+                raise RbeeError(Code.CANCELLED, "loading was stopped")
             if step == 5 and self.load_gate:
                 self.load_gate.wait()
         if self.load_error:

@@ -251,6 +251,18 @@ async def test_load_that_fails_ends_the_worker_with_its_reason() -> None:
             await worker.serving
 
 
+async def test_worker_that_is_ended_while_it_loads_ends_well() -> None:
+    gate = threading.Event()
+    async with running_worker(FakeBackend(load_gate=gate), loaded=False) as worker:
+        async with worker.client.stream(routes.WORKER_PROGRESS) as events:
+            await anext(events)
+            await end(worker.url)
+            gate.set()
+            last = [event async for event in until_end(events, "the worker")][-1]
+        assert last.data["code"] == Code.DRAINING
+        await worker.serving
+
+
 async def test_engine_that_dies_ends_the_worker() -> None:
     def fail(_batch: Sequence[Span]) -> DecodeStatus | None:
         raise MemoryError("gone")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.worker.engine.backend import DecodeStatus, Span
-from daemons.worker.engine.engine import Engine, unit
+from daemons.worker.engine.engine import Engine
 from daemons.worker.engine.request import (
     LAST_EVENTS,
     Embedded,
@@ -24,6 +24,7 @@ from daemons.worker.engine.request import (
     Started,
     Token,
 )
+from daemons.worker.engine.runner import unit
 from tests.support.engine_driver import EngineDriver
 from tests.support.fake_backend import EOS, FakeBackend, fake_tokens
 
@@ -38,8 +39,8 @@ def request(id: str, prompt: str = "hello", **options: object) -> GenerateReques
 def assert_clean(driver: EngineDriver, backend: FakeBackend) -> None:
     """No sampler is open, and llama.cpp's memory holds what the books say."""
     assert backend.open_samplers == 0
-    scheduler = driver.engine._scheduler
-    assert scheduler is not None
+    assert driver.engine._runner is not None
+    scheduler = driver.engine._runner.scheduler
     assert not scheduler.running
     for slot in range(scheduler.slots):
         assert backend.memory[slot] == scheduler.kv.tokens(slot)
