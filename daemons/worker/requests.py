@@ -100,7 +100,11 @@ class RequestReader:
 
 
 def _schema_text(wanted: ResponseFormat) -> str:
-    return ANY_OBJECT if wanted.type == "json_object" else json.dumps(wanted.schema_object)
+    """Raises ValueError."""
+    try:
+        return ANY_OBJECT if wanted.type == "json_object" else json.dumps(wanted.schema_object)
+    except RecursionError:
+        raise ValueError("the schema is nested too deeply") from None
 
 
 def deadline_of(headers: Mapping[str, str]) -> float | None:

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.models.demo import DEMO_MODEL_PATH
-from daemons.worker.engine.backend import Backend, DecodeStatus, Span
+from daemons.worker.engine.backend import Backend, DecodeStatus, SamplingFailed, Span
 from daemons.worker.engine.llama.backend import LlamaBackend, LoadOptions
 from daemons.worker.engine.llama.library import devices
+from daemons.worker.engine.llama.sampler import DEEPEST_GRAMMAR, nesting
 from daemons.worker.engine.request import SamplingParams
 from tests.support.backend_calls import GREEDY, generate, tokens_of
 
@@ -94,6 +96,48 @@ def test_grammar_is_followed_by_greedy_too(llama: LlamaBackend) -> None:
 def test_schema_that_makes_no_grammar_is_refused(llama: LlamaBackend) -> None:
     with pytest.raises(ValueError, match="KeyError|Unrecognized|ref"):
         llama.grammar_of_schema('{"$ref": "#/$defs/missing"}')
+
+
+def nested(depth: int) -> str:
+    return "root ::= " + "(" * depth + '"a"' + ")" * depth
+
+
+@pytest.mark.parametrize("depth", [DEEPEST_GRAMMAR + 1, 30_000])
+def test_grammar_that_would_end_the_parsers_stack_is_refused(llama: LlamaBackend, depth: int) -> None:
+    with pytest.raises(SamplingFailed, match=f"too deeply: {depth} brackets"):
+        llama.sampler(SamplingParams(temperature=0.0, grammar=nested(depth)), [1], ignore_eos=False)
+
+
+def test_grammar_may_be_nested(llama: LlamaBackend) -> None:
+    params = SamplingParams(temperature=0.0, grammar=nested(DEEPEST_GRAMMAR))
+    assert until_end(llama, tokens_of(llama), params) == "a"
+
+
+@pytest.mark.parametrize(
+    ("grammar", "depth"),
+    [
+        ('root ::= "((" [((] # ((', 0),
+        ('root ::= "\\"((" ("a")', 1),
+        ('root ::= [\\](] ("a" | ("b"))', 2),
+        ('# "\nroot ::= (("a"))', 2),
+        ('root ::= <"> (("a")) <">', 2),
+        ('root ::= ("a") ("b")', 1),
+    ],
+)
+def test_only_brackets_that_group_count(grammar: str, depth: int) -> None:
+    assert nesting(grammar) == depth
+
+
+@pytest.mark.parametrize("part", ["<", "[", '"\\'])
+def test_looking_for_brackets_takes_no_time(part: str) -> None:
+    started = time.monotonic()
+    nesting(part * 32_768)
+    assert time.monotonic() - started < 1.0
+
+
+def test_deep_schema_is_refused(llama: LlamaBackend) -> None:
+    with pytest.raises(ValueError, match="too deeply"):
+        llama.grammar_of_schema('{"items":' * 5000 + "{}" + "}" * 5000)
 
 
 def test_bias_forces_and_forbids(llama: LlamaBackend) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from daemons.contracts.errors import Code, RbeeError
-from daemons.contracts.inference import InferenceRequest
+from daemons.contracts.inference import InferenceRequest, ResponseFormat
 from daemons.kit.client import DEADLINE_HEADER
 from daemons.worker.engine.request import GenerateRequest
-from daemons.worker.requests import RequestReader, deadline_of
+from daemons.worker.requests import RequestReader, _schema_text, deadline_of
 from tests.support.fake_backend import BOS, VOCAB_SIZE, FakeBackend, fake_tokens
 
 
@@ -74,6 +74,14 @@ def test_schema_without_a_grammar_is_refused_with_its_field() -> None:
     error = refused(prompt="x", response_format={"type": "json_schema", "json_schema": {"type": "unsupported"}})
     assert error.code is Code.INVALID_REQUEST
     assert error.details["fields"][0]["field"] == "response_format.json_schema"
+
+
+def test_schema_too_deep_to_be_written_is_refused() -> None:
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(5000):
+        schema = {"items": schema}
+    with pytest.raises(ValueError, match="too deeply"):
+        _schema_text(ResponseFormat.model_construct(type="json_schema", json_schema=schema))
 
 
 def test_grammar_and_format_exclude_each_other() -> None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +20,15 @@ DRY_BREAKERS = ("\n", ":", '"', "*")
 
 MIROSTAT_WINDOW = 100
 """`m` of Mirostat 1, as in the paper and in llama.cpp."""
+
+DEEPEST_GRAMMAR = 200
+"""Brackets within brackets that a grammar may have: llama.cpp's parser recurses into each, and its stack is finite."""
+
+_GRAMMAR_PARTS = re.compile(r'"(?:\\.|[^"\\])*"?|\[(?:\\.|[^\]\\])*\]?|<[^>]*>?|#[^\r\n]*|[()]', re.DOTALL)
+"""Literals, character classes, tokens and comments, in which brackets mean nothing; and brackets.
+
+What is not closed goes on to the end, as for the parser: looking again from each later start would take minutes.
+"""
 
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """Memory layout of `llama_token_data`."""
@@ -148,7 +158,22 @@ def _bounded(params: SamplingParams, ctx: int) -> SamplingParams:
     )
 
 
+def nesting(grammar: str) -> int:
+    """How deep the brackets of a GBNF grammar are nested."""
+    depth = deepest = 0
+    for part in _GRAMMAR_PARTS.finditer(grammar):
+        if part[0] == "(":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif part[0] == ")":
+            depth = max(0, depth - 1)
+    return deepest
+
+
 def _grammar(text: str, vocab: Any) -> Any:
+    depth = nesting(text)
+    if depth > DEEPEST_GRAMMAR:
+        raise SamplingFailed(f"the grammar is nested too deeply: {depth} brackets, at most {DEEPEST_GRAMMAR}")
     LLAMA_LOG.complaints.clear()
     grammar = llama.llama_sampler_init_grammar(vocab, text.encode(), b"root")
     if not grammar:
