@@ -3,10 +3,14 @@
 import json
 import random
 import shutil
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import llama_cpp.llama_cpp as llama_cpp
 import pytest
 
 from daemons.contracts.errors import Code, RbeeError
@@ -241,6 +245,52 @@ def test_load_stops_when_it_is_told_to() -> None:
         backend.load(lambda _: False)
     assert caught.value.code is Code.CANCELLED
     backend.close()
+
+
+def test_closed_backend_refuses_to_read_its_vocabulary() -> None:
+    backend = LlamaBackend(LoadOptions(model_path=str(DEMO_MODEL_PATH), slots=1, ctx=64, batch=64))
+    backend.load(lambda _: True)
+    known = backend.tokenize("bee", add_special=False, parse_special=False)[0]
+    piece = backend.piece(known)
+    backend.close()
+    assert backend.piece(known) == piece
+    reads: tuple[Callable[[], object], ...] = (
+        lambda: backend.piece(known + 1),
+        lambda: backend.tokenize("bee", add_special=False, parse_special=False),
+    )
+    for read in reads:
+        with pytest.raises(RbeeError) as caught:
+            read()
+        assert caught.value.code is Code.DRAINING
+
+
+def test_model_is_freed_after_the_last_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = LlamaBackend(LoadOptions(model_path=str(DEMO_MODEL_PATH), slots=1, ctx=64, batch=64))
+    backend.load(lambda _: True)
+    freed, reading, go_on = threading.Event(), threading.Event(), threading.Event()
+    free, tokenize = llama_cpp.llama_model_free, llama_cpp.llama_tokenize
+
+    def slow(*arguments: Any) -> Any:
+        reading.set()
+        assert go_on.wait(10.0)
+        assert not freed.is_set()
+        return tokenize(*arguments)
+
+    def told(model: Any) -> None:
+        freed.set()
+        free(model)
+
+    monkeypatch.setattr(llama_cpp, "llama_tokenize", slow)
+    monkeypatch.setattr(llama_cpp, "llama_model_free", told)
+    with ThreadPoolExecutor(2) as threads:
+        tokens = threads.submit(backend.tokenize, "bee", add_special=False, parse_special=False)
+        assert reading.wait(10.0)
+        closing = threads.submit(backend.close)
+        assert not freed.wait(0.2)
+        go_on.set()
+        assert tokens.result(10.0)
+        closing.result(10.0)
+    assert freed.is_set()
 
 
 def test_context_is_the_models_when_none_is_named() -> None:

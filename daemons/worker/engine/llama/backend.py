@@ -14,6 +14,7 @@ from llama_cpp.llama_grammar import json_schema_to_gbnf
 from daemons.contracts.errors import Code, RbeeError
 from daemons.worker.engine.backend import DecodeStatus, ModelInfo, Span
 from daemons.worker.engine.llama.library import LLAMA_LOG, device_pointer, prepare
+from daemons.worker.engine.llama.readers import Readers
 from daemons.worker.engine.llama.sampler import ChainSampler, GrammarSampler, logits_of, make_sampler
 from daemons.worker.engine.request import SamplingParams, TokenLogprobs
 
@@ -56,6 +57,7 @@ class LlamaBackend:
         self._pieces: list[bytes | None] = []
         self._ends: frozenset[int] = frozenset()
         self._sliding_window = 0
+        self._readers = Readers()
 
     @property
     def info(self) -> ModelInfo:
@@ -163,16 +165,22 @@ class LlamaBackend:
             self.truncate(0, 0)
 
     def close(self) -> None:
+        """Free everything once nobody reads the vocabulary; who asks for it later gets RbeeError(DRAINING)."""
+        self._readers.close()
         if self._context:
             llama.llama_free(self._context)
         if self._model:
             llama.llama_model_free(self._model)
-        self._context = self._model = None
+        self._context = self._model = self._vocab = None
 
     # -- vocabulary ----------------------------------------------------------------------------------------------
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        data = text.encode()
+        """Thread-safe, as are `piece` and `grammar_of_schema`."""
+        with self._readers.reading():
+            return self._tokenize(text.encode(), add_special, parse_special)
+
+    def _tokenize(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
         size = len(data) + 2  # at most one token per byte, BOS and EOS
         tokens = (llama.llama_token * size)()
         count = llama.llama_tokenize(self._vocab, data, len(data), tokens, size, add_special, parse_special)
@@ -184,7 +192,8 @@ class LlamaBackend:
     def piece(self, token: int) -> bytes:
         piece = self._pieces[token]
         if piece is None:
-            piece = self._pieces[token] = self._read_piece(token, 64)
+            with self._readers.reading():
+                piece = self._pieces[token] = self._read_piece(token, 64)
         return piece
 
     def _read_piece(self, token: int, size: int) -> bytes:
