@@ -5,9 +5,11 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.fleet import Health
@@ -15,7 +17,7 @@ from daemons.kit.auth import ensure_key
 from daemons.kit.client import DaemonClient, Peer
 from daemons.kit.paths import Paths
 from daemons.kit.policy import Policy
-from daemons.kit.procs import ChildProcess, ExitReport, last_lines, spawn, stop, wait_exit
+from daemons.kit.procs import ChildProcess, ExitReport, ProcessIdentity, is_alive, last_lines, spawn, stop, wait_exit
 from daemons.kit.runfile import RunFile, read_run_file, remove_run_file, run_path
 from daemons.kit.settings import Settings
 from daemons.lifecycle.plan import (
@@ -32,7 +34,15 @@ from daemons.lifecycle.plan import (
     start_error_in,
 )
 
-__all__ = ["RunningDaemon", "ensure_hive", "ensure_queen", "find_daemon", "read_start_error", "stop_daemon"]
+__all__ = [
+    "RunningDaemon",
+    "end_abandoned_workers",
+    "ensure_hive",
+    "ensure_queen",
+    "find_daemon",
+    "read_start_error",
+    "stop_daemon",
+]
 
 Narrate = Callable[..., object]
 """As `Narrator.say`: a sentence, and its figures as keywords."""
@@ -89,6 +99,52 @@ async def stop_daemon(name: str, paths: Paths, policy: Policy) -> ExitReport | N
         # One that was killed could not remove its file.
         await asyncio.to_thread(remove_run_file, run_path(paths, name), run.identity)
     return report
+
+
+class _WorkerRun(BaseModel):
+    """What matters here of ``run/workers/<id>.json``, which the hive writes."""
+
+    identity: ProcessIdentity
+
+
+async def end_abandoned_workers(paths: Paths, policy: Policy) -> Mapping[str, ExitReport]:
+    """End the workers whose hive died without ending them; worker id -> how it ended. All at once, SIGTERM first.
+
+    Does nothing while a hive runs or is being started: they are its own then. Raises PermissionError.
+    """
+    lock = _StartLock(paths.run / f"{HIVE.name}.lock")
+    runs = await asyncio.to_thread(_abandoned, paths, lock)
+    try:
+        reports = await asyncio.gather(*(stop(identity, kill_after_s=policy.term_s) for identity in runs.values()))
+        ended = dict(zip(runs, reports, strict=True))
+        gone = [paths.worker_run / f"{worker_id}.json" for worker_id, report in ended.items() if report.ended]
+        await asyncio.to_thread(_remove, gone)
+        return ended
+    finally:
+        lock.give_back()
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def _abandoned(paths: Paths, lock: "_StartLock") -> Mapping[str, ProcessIdentity]:
+    """Workers that live without a hive; the lock is taken so that none comes meanwhile. Removes files of dead ones."""
+    files = sorted(paths.worker_run.glob("*.json"))
+    if not files or not lock.take() or find_daemon(HIVE.name, paths) is not None:
+        return {}
+    living: dict[str, ProcessIdentity] = {}
+    for file in files:
+        try:
+            identity = _WorkerRun.model_validate_json(file.read_bytes()).identity
+        except (OSError, ValidationError):
+            continue  # names no process; the next hive removes it
+        if is_alive(identity):
+            living[file.stem] = identity
+        else:
+            file.unlink(missing_ok=True)
+    return living
 
 
 def output_path(name: str, paths: Paths) -> Path:

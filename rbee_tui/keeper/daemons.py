@@ -1,6 +1,7 @@
 """Queen and hive of this machine as daemons: start, stop, status."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from daemons.contracts.errors import Code, RbeeError
@@ -10,7 +11,7 @@ from daemons.kit.client import DaemonClient, Peer
 from daemons.kit.narration import Listener
 from daemons.kit.procs import ExitReport
 from daemons.kit.runfile import RunFile
-from daemons.lifecycle.local import ensure_hive, ensure_queen, find_daemon, stop_daemon
+from daemons.lifecycle.local import end_abandoned_workers, ensure_hive, ensure_queen, find_daemon, stop_daemon
 from daemons.lifecycle.plan import KINDS, QUEEN, DaemonKind
 from rbee_tui.keeper.installation import Installation
 from rbee_tui.keeper.packages import install_command, missing_modules
@@ -65,6 +66,11 @@ async def stop_local(installation: Installation, name: str, say: Listener) -> Ex
         return None
     say(narration(f"stopping the {name}", pid=run.identity.pid, url=run.url))
     return await stop_daemon(name, installation.paths, installation.policy)
+
+
+async def end_workers_left(installation: Installation) -> Mapping[str, ExitReport]:
+    """End the workers of a hive that died or was killed; worker id -> how it ended. None while a hive runs."""
+    return await end_abandoned_workers(installation.paths, installation.policy)
 
 
 async def ask_queen_to_end(installation: Installation) -> str | None:

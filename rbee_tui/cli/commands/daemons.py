@@ -6,9 +6,18 @@ from typing import Any
 
 import click
 
+from daemons.kit.procs import ExitReport
 from rbee_tui.cli.call import Call, command_options
 from rbee_tui.cli.figures import age
-from rbee_tui.keeper.daemons import DaemonStatus, ask_queen_to_end, daemon_status, start_daemon, stop_local
+from rbee_tui.keeper.daemons import (
+    DaemonStatus,
+    ask_queen_to_end,
+    daemon_status,
+    end_workers_left,
+    start_daemon,
+    stop_local,
+)
+from rbee_tui.keeper.installation import Installation
 
 QUEEN = "queen"
 HIVE = "hive"
@@ -40,7 +49,7 @@ def queen_stop(call: Call) -> None:
     installation = call.installation()
     url = call.run(ask_queen_to_end(installation))
     if url is None:
-        _stop(call, QUEEN)
+        _stop(call, installation, QUEEN)
     elif call.screen.as_json:
         call.screen.json({QUEEN: {"url": url, "stopping": True}})
     else:
@@ -66,8 +75,8 @@ def hive_start(call: Call, host: str | None, port: int | None) -> None:
 @hive.command("stop", short_help="End the hive and its workers")
 @command_options
 def hive_stop(call: Call) -> None:
-    """End the hive of this machine and its workers."""
-    _stop(call, HIVE)
+    """End the hive of this machine and its workers, those of a hive that was killed, too."""
+    _stop(call, call.installation(), HIVE)
 
 
 @hive.command("status", short_help="Whether the hive runs, and where")
@@ -86,18 +95,21 @@ def _start(call: Call, name: str, host: str | None, port: int | None) -> None:
         call.screen.line(f"{sentence(status)}{'' if started else ' (it was running)'}")
 
 
-def _stop(call: Call, name: str) -> None:
-    report = call.run(stop_local(call.installation(), name, call.screen.narrate))
+def _stop(call: Call, installation: Installation, name: str) -> None:
+    report = call.run(stop_local(installation, name, call.screen.narrate))
+    left = call.run(end_workers_left(installation)) if name == HIVE else {}
     if call.screen.as_json:
-        call.screen.json({name: _stopped(report.identity.pid, report.ended) if report else None})
-    elif report is None:
-        call.screen.line(f"{name}: none was running")
-    else:
-        call.screen.line(f"{name}: {report.describe()}")
+        workers = [{"id": worker_id, **_stopped(ended)} for worker_id, ended in left.items()]
+        stopped = {name: _stopped(report) if report else None}
+        call.screen.json(stopped | ({"workers": workers} if name == HIVE else {}))
+        return
+    call.screen.line(f"{name}: {report.describe() if report else 'none was running'}")
+    for worker_id, ended in left.items():
+        call.screen.line(f"worker {worker_id}, left without its hive: {ended.describe()}")
 
 
-def _stopped(pid: int, ended: bool) -> dict[str, Any]:
-    return {"pid": pid, "ended": ended}
+def _stopped(report: ExitReport) -> dict[str, Any]:
+    return {"pid": report.identity.pid, "ended": report.ended}
 
 
 def _status(call: Call, name: str) -> None:

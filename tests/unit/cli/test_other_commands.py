@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from daemons import __version__
 from daemons.contracts.fleet import LogLine
+from daemons.kit.procs import identify
 from daemons.kit.settings import setting_keys
 from rbee_tui.keeper.checks import Check, Result
 from rbee_tui.keeper.daemons import DaemonStatus
@@ -134,7 +136,22 @@ class TestDaemons:
         assert (status.code, status.out) == (0, f"{name}: none is running (start one with: rbee {name} start)\n")
         assert (stop.code, stop.out) == (0, f"{name}: none was running\n")
         assert json.loads(rbee(name, "status", "--json").out) == {name: None}
-        assert json.loads(rbee(name, "stop", "--json").out) == {name: None}
+        workers: dict[str, list[object]] = {"workers": []} if name == "hive" else {}
+        assert json.loads(rbee(name, "stop", "--json").out) == {name: None, **workers}
+
+    def test_workers_that_a_killed_hive_left_are_ended_and_named(self, rbee: Rbee, tmp_path: Path) -> None:
+        folder = tmp_path / "h" / "run" / "workers"
+        folder.mkdir(parents=True)
+        with subprocess.Popen(["sleep", "60"]) as left:
+            identity = identify(left.pid)
+            assert identity is not None
+            (folder / "w-1.json").write_text(json.dumps({"identity": identity.to_json()}))
+            finished = rbee("hive", "stop")
+            left.kill()
+        assert (finished.code, left.returncode, list(folder.iterdir())) == (0, -signal.SIGTERM, [])
+        first, second = finished.out.splitlines()
+        assert first == "hive: none was running"
+        assert second.startswith(f"worker w-1, left without its hive: pid {left.pid} ended after SIGTERM")
 
     def test_the_configured_queen_is_shown_and_asked_to_end(self, rbee: Rbee, queen: FakeQueen) -> None:
         assert rbee("queen", "status").out == f"queen: {__version__} at {queen.url}\n"

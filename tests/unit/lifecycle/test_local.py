@@ -21,6 +21,7 @@ from daemons.kit.runfile import RunFile, run_path, write_run_file
 from daemons.kit.settings import HiveSettings, QueenSettings, Settings
 from daemons.lifecycle.local import (
     RunningDaemon,
+    end_abandoned_workers,
     ensure_hive,
     ensure_queen,
     find_daemon,
@@ -332,3 +333,62 @@ async def test_a_start_that_is_cancelled_frees_the_lock(home: Home, monkeypatch:
     with pytest.raises(asyncio.CancelledError):
         await starting
     await attach_once_refused(home)
+
+
+class Left:
+    """Processes that stand for workers, each with a run file."""
+
+    def __init__(self, home: Home) -> None:
+        self.folder = home.paths.worker_run
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, worker_id: str, script: str) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE)
+        self.processes.append(process)
+        assert process.stdout is not None
+        process.stdout.readline()
+        identity = identify(process.pid)
+        assert identity is not None
+        self.write(worker_id, identity.to_json())
+        return process
+
+    def write(self, worker_id: str, identity: dict[str, Any]) -> None:
+        (self.folder / f"{worker_id}.json").write_text(json.dumps({"identity": identity, "url": "http://127.0.0.1:1"}))
+
+
+@pytest.fixture
+def left(home: Home) -> Iterator[Left]:
+    made = Left(home)
+    yield made
+    for process in made.processes:
+        process.kill()
+        process.communicate()
+
+
+async def test_workers_of_a_dead_hive_are_ended_each_as_it_needs(home: Home, left: Left) -> None:
+    await asyncio.to_thread(left.start, "w-1", "echo; exec sleep 60")
+    await asyncio.to_thread(left.start, "w-2", "trap '' TERM; echo; while :; do sleep 1; done")
+    own = own_identity()
+    left.write("w-3", {**own.to_json(), "started": own.started - 1})  # its pid is ours now
+    (left.folder / "w-4.json").write_text("{")
+    ended = await end_abandoned_workers(home.paths, QUICK)
+    assert {worker_id: report.sent for worker_id, report in ended.items()} == {
+        "w-1": (signal.SIGTERM,),
+        "w-2": (signal.SIGTERM, signal.SIGKILL),
+    }
+    assert [file.name for file in left.folder.iterdir()] == ["w-4.json"]
+    assert await end_abandoned_workers(home.paths, QUICK) == {}
+
+
+async def test_workers_of_a_hive_that_runs_or_starts_are_left_alone(
+    home: Home, left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await asyncio.to_thread(left.start, "w-1", "echo; exec sleep 60")
+    monkeypatch.setenv("FAKE_DAEMON", "gated")
+    starting = asyncio.ensure_future(ensure_hive(home.paths, home.settings(), ephemeral=False, narrate=silent))
+    await asyncio.to_thread(wait_until, lambda: home.paths.database("hive").exists())
+    assert await end_abandoned_workers(home.paths, QUICK) == {}
+    (home.paths.home / "go").touch()
+    await starting
+    assert await end_abandoned_workers(home.paths, QUICK) == {}
+    assert worker.poll() is None
