@@ -3,7 +3,9 @@
 A key such as ``queen.port`` is ``port`` under ``[queen]`` in TOML and ``RBEE_QUEEN_PORT`` in the environment.
 """
 
+import difflib
 import os
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from daemons.contracts.errors import Code, RbeeError
 from daemons.kit.paths import SYSTEM_CONFIG, Paths
 from daemons.kit.policy import Policy
+
+_VARIABLE = "environment "
+"""What the source of a value from the environment begins with."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -150,18 +155,44 @@ def _layers(
     if named:
         path = Path(named).expanduser()
         if not path.is_file():
-            raise RbeeError(Code.CONFIG_INVALID, f"RBEE_CONFIG names {path}, which is not a file")
+            raise RbeeError(
+                Code.CONFIG_INVALID, f"RBEE_CONFIG names {path}, which is not a file", hint="unset RBEE_CONFIG"
+            )
         yield str(path), _read_toml(path)
     yield from _environment(env)
     yield "flag", {key: value for key, value in flags.items() if value is not None}
 
 
+def mend_hint(source: str) -> str | None:
+    """The command that mends a wrong value from this source of `LoadedSettings.sources`; None for a flag."""
+    if source.startswith(_VARIABLE):
+        return f"unset {source.removeprefix(_VARIABLE)}"
+    # `rbee config show` would fail with the same error.
+    return f"${{EDITOR:-nano}} {shlex.quote(source)}" if "/" in source else None
+
+
 def _environment(env: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    _refuse_unknown(env)
     for key in setting_keys():
         text = env.get(key.variable)
         if text is not None:
             value: Any = text.split(os.pathsep) if key.dotted == "models.allowed_folders" else text
-            yield f"environment {key.variable}", {key.dotted: value}
+            yield f"{_VARIABLE}{key.variable}", {key.dotted: value}
+
+
+def _refuse_unknown(env: Mapping[str, str]) -> None:
+    """A misspelt variable would do nothing, in silence."""
+    known = [key.variable for key in setting_keys()]
+    sections = tuple(f"RBEE_{section.upper()}_" for section in Settings.model_fields)
+    unknown = sorted(name for name in env if name.startswith(sections) and name not in known)
+    if unknown:
+        nearest = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0] for name in unknown}
+        raise RbeeError(
+            Code.CONFIG_INVALID,
+            "; ".join(f"{_VARIABLE}{name}: unknown key; the nearest is {near}" for name, near in nearest.items()),
+            details={"nearest": nearest},
+            hint=f"unset {shlex.join(unknown)}",
+        )
 
 
 def _read_toml(path: Path) -> Mapping[str, Any]:
@@ -170,7 +201,9 @@ def _read_toml(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RbeeError(Code.CONFIG_INVALID, f"{path}: {error}", details={"file": str(path)}) from error
+        raise RbeeError(
+            Code.CONFIG_INVALID, f"{path}: {error}", details={"file": str(path)}, hint=mend_hint(str(path))
+        ) from error
     flat: dict[str, Any] = {}
     for section, table in document.items():
         if not isinstance(table, dict):
@@ -179,6 +212,7 @@ def _read_toml(path: Path) -> Mapping[str, Any]:
                 f"{path}: key {section!r} stands outside a table; expected one of "
                 + ", ".join(f"[{name}]" for name in Settings.model_fields),
                 details={"file": str(path), "key": section},
+                hint=mend_hint(str(path)),
             )
         flat.update({f"{section}.{name}": value for name, value in table.items()})
     return flat
@@ -194,4 +228,4 @@ def _invalid(error: ValidationError, sources: Mapping[str, str]) -> RbeeError:
         got = "" if fault["type"] == "extra_forbidden" or key == "queen.key" else f", got {fault['input']!r}"
         faults.append({"file": source, "key": key, "problem": f"{problem}{got}"})
     sentence = "; ".join(f"{row['file']}: {row['key']}: {row['problem']}" for row in faults)
-    return RbeeError(Code.CONFIG_INVALID, sentence, details={"faults": faults})
+    return RbeeError(Code.CONFIG_INVALID, sentence, details={"faults": faults}, hint=mend_hint(faults[0]["file"]))

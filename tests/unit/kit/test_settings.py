@@ -96,3 +96,37 @@ def test_every_key_is_described() -> None:
 def test_folders_in_the_environment_are_a_path_list(paths: Paths) -> None:
     loaded = load(paths, {"RBEE_MODELS_ALLOWED_FOLDERS": "/a:/b"})
     assert loaded.settings.models.allowed_folders == ["/a", "/b"]
+
+
+def hint_of(paths: Paths, environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(RbeeError) as caught:
+        load(paths, environ)
+    return caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["[queen]\nport = 'many'\n", "port = 1\n", "[queen\n"])
+def test_the_hint_for_a_wrong_file_opens_it(paths: Paths, text: str) -> None:
+    named = paths.home / "my own.toml"
+    paths.user_config.write_text(text)
+    assert hint_of(paths) == f"${{EDITOR:-nano}} {paths.user_config}"
+    paths.user_config.rename(named)
+    assert hint_of(paths, {"RBEE_CONFIG": str(named)}) == f"${{EDITOR:-nano}} '{named}'"
+
+
+def test_the_hint_for_a_wrong_variable_unsets_it(paths: Paths) -> None:
+    assert hint_of(paths, {"RBEE_QUEEN_PORT": "no"}) == "unset RBEE_QUEEN_PORT"
+    assert hint_of(paths, {"RBEE_CONFIG": str(paths.home / "none.toml")}) == "unset RBEE_CONFIG"
+
+
+def test_a_misspelt_variable_is_refused_with_the_nearest_known_one(paths: Paths) -> None:
+    with pytest.raises(RbeeError, match="RBEE_QUEEN_PROT: unknown key; the nearest is RBEE_QUEEN_PORT") as it:
+        load(paths, {"RBEE_QUEEN_PROT": "1"})
+    assert (it.value.code, it.value.hint) == (Code.CONFIG_INVALID, "unset RBEE_QUEEN_PROT")
+
+
+def test_variables_of_others_and_of_no_section_are_left_alone(paths: Paths) -> None:
+    named = paths.home / "empty.toml"
+    named.touch()
+    others = {"RBEE_HOME": "/x", "RBEE_CONFIG": str(named), "RBEE_TEST_REPEATS": "1", "QUEEN_PROT": "1"}
+    known = {key.variable: "" for key in setting_keys() if key.dotted in {"queen.url", "queen.key", "queen.program"}}
+    assert load(paths, {**others, **known}).settings.queen.url == ""
