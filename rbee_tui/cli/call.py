@@ -11,7 +11,7 @@ import click
 from daemons.contracts.errors import Code, RbeeError
 from rbee_tui.cli.exits import exit_code_for
 from rbee_tui.cli.screen import Screen
-from rbee_tui.keeper.installation import Installation, open_installation
+from rbee_tui.keeper.installation import Installation, default_installation, open_installation
 from rbee_tui.keeper.session import QueenSession, connect
 
 ResultT = TypeVar("ResultT")
@@ -27,6 +27,17 @@ class Call:
     def installation(self, flags: Mapping[str, Any] | None = None) -> Installation:
         """Folders and settings; `flags` are dotted keys given on this command line."""
         return open_installation(queen_url=self.queen_url, flags=flags)
+
+    def installation_or_defaults(self) -> Installation:
+        """As `installation`; wrong settings keep nobody from stopping a daemon, so they are told and left out."""
+        try:
+            return self.installation()
+        except RbeeError as error:
+            if error.code is not Code.CONFIG_INVALID:
+                raise
+            found = default_installation(queen_url=self.queen_url)
+            self.screen.say(f"warning: {error.message}; going on with default settings (mend it: {error.hint})")
+            return found
 
     def run(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
         """Run a use case to its end. Ctrl+C cancels it, waits for its clean-up, and raises KeyboardInterrupt."""

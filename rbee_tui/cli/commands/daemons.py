@@ -46,7 +46,7 @@ def queen_start(call: Call, host: str | None, port: int | None) -> None:
 @command_options
 def queen_stop(call: Call) -> None:
     """Let the queen finish what runs, and end it. Hives and workers go on, and a new queen finds them."""
-    installation = call.installation()
+    installation = call.installation_or_defaults()
     url = call.run(ask_queen_to_end(installation))
     if url is None:
         _stop(call, installation, QUEEN)
@@ -76,7 +76,7 @@ def hive_start(call: Call, host: str | None, port: int | None) -> None:
 @command_options
 def hive_stop(call: Call) -> None:
     """End the hive of this machine and its workers, those of a hive that was killed, too."""
-    _stop(call, call.installation(), HIVE)
+    _stop(call, call.installation_or_defaults(), HIVE)
 
 
 @hive.command("status", short_help="Whether the hive runs, and where")
@@ -113,7 +113,7 @@ def _stopped(report: ExitReport) -> dict[str, Any]:
 
 
 def _status(call: Call, name: str) -> None:
-    status = call.run(daemon_status(call.installation(), name))
+    status = call.run(daemon_status(call.installation_or_defaults(), name))
     if call.screen.as_json:
         call.screen.json({name: asdict(status) if status else None})
     elif status is None:

@@ -158,6 +158,27 @@ class TestDaemons:
         assert rbee("queen", "stop").out == f"the queen at {queen.url} finishes what it does and ends\n"
         assert [path for path, _ in queen.seen][-1] == "POST /v2/admin/shutdown"
 
+    @pytest.mark.parametrize("args", [("queen", "stop"), ("hive", "stop"), ("queen", "status"), ("hive", "status")])
+    def test_wrong_settings_are_told_and_keep_nobody_from_stopping(
+        self, rbee: Rbee, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+    ) -> None:
+        config = tmp_path / "my.toml"
+        config.write_text("[queen\n")
+        monkeypatch.setenv("RBEE_CONFIG", str(config))
+        finished = rbee(*args)
+        assert (finished.code, f"{args[0]}: none " in finished.out) == (0, True)
+        assert f"[keeper] warning: {config}: " in finished.err
+        assert f"default settings (mend it: ${{EDITOR:-nano}} {config})" in finished.err
+
+    def test_wrong_settings_do_not_turn_a_stop_to_another_queen(
+        self, rbee: Rbee, queen: FakeQueen, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RBEE_QUEEN_PORT", "many")
+        assert rbee("queen", "stop").out == f"the queen at {queen.url} finishes what it does and ends\n"
+        monkeypatch.setenv("RBEE_QUEEN_URL", "nonsense")
+        assert rbee("queen", "stop").out == "queen: none was running\n"
+        assert rbee("queen", "stop", "--queen", "nonsense").code == 1
+
     def test_a_queen_of_another_version_can_be_stopped(self, rbee: Rbee, queen: FakeQueen) -> None:
         queen.version = "0.0.9"
         mismatch = rbee("workers", "list")
