@@ -67,12 +67,35 @@ class WorkerProcesses:
         self._clock = clock
         self._files = WorkerFiles(home.paths.worker_run)
         self._handles: dict[str, _Handle] = {}
+        self._undoing: set[asyncio.Task[None]] = set()
 
     async def start(self, asked: ev.StartProcess) -> ev.ProcessStarted:
         """Bind the worker's socket, start it with its settings on stdin, write its run file.
 
+        When this is cancelled, what was begun goes on to its end beside it, and the process is then ended.
         Raises RbeeError: PORT_IN_USE, CONFIG_INVALID (the address), WORKER_RUNTIME_MISSING, HOME_UNUSABLE.
         """
+        starting = asyncio.create_task(self._start(asked))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            undoing = asyncio.create_task(self._undo(starting, asked.row.id))
+            self._undoing.add(undoing)
+            undoing.add_done_callback(self._undoing.discard)
+            raise
+
+    async def _undo(self, starting: "asyncio.Task[ev.ProcessStarted]", worker_id: str) -> None:
+        """End a worker that nobody waits for any more."""
+        await asyncio.wait({starting})
+        if starting.cancelled() or starting.exception() is not None:
+            return
+        handle = self._handles.pop(worker_id)
+        report = await stop(handle.target, kill_after_s=self._settings.policy.term_s)
+        get_logger().warning("ended a worker whose start took too long", worker=worker_id, how=report.describe())
+        await handle.client.close()
+        await asyncio.to_thread(self._files.remove, worker_id)
+
+    async def _start(self, asked: ev.StartProcess) -> ev.ProcessStarted:
         hive = self._settings.hive
         sock = await asyncio.to_thread(bind_listening, hive.host, hive.worker_port, span=PORT_SPAN)
         with sock:
@@ -154,17 +177,31 @@ class WorkerProcesses:
         return ev.Adopted(self._clock.now(), row, file.load_limit_s, stats)
 
     async def watch(self, worker_id: str) -> ev.ProcessEnded:
-        """Wait for the end of a worker; its run file is gone when this returns."""
+        """Wait for the end of a worker; its run file is gone when this returns, unless the disk refuses that."""
         handle = self._handles[worker_id]
-        report = await wait_exit(handle.target)
-        at = self._clock.now()
-        if handle.stopping is not None:
-            report = await handle.stopping  # the same end, and what we did to bring it about
-        log = await asyncio.to_thread(last_words, self._home.paths.logs, worker_id)
-        await asyncio.to_thread(self._files.remove, worker_id)
-        del self._handles[worker_id]
-        await handle.client.close()
+        try:
+            report = await wait_exit(handle.target)
+            at = self._clock.now()
+            if handle.stopping is not None:
+                report = await handle.stopping  # the same end, and what we did to bring it about
+            log = await asyncio.to_thread(self._remains, worker_id)
+        finally:
+            self._handles.pop(worker_id, None)  # nothing is left when the hive itself has let go
+            await handle.client.close()
         return ev.ProcessEnded(at, worker_id, ProcessEnd(report.returncode, report.describe(), log))
+
+    def _remains(self, worker_id: str) -> tuple[str, ...]:
+        """The last words of an ended worker; its run file goes. A disk that fails hides no exit."""
+        log: tuple[str, ...] = ()
+        try:
+            log = last_words(self._home.paths.logs, worker_id)
+        except OSError as error:
+            get_logger().warning("the log of a worker cannot be read", worker=worker_id, reason=str(error))
+        try:
+            self._files.remove(worker_id)
+        except OSError as error:
+            get_logger().warning("the run file of a worker stays", worker=worker_id, reason=str(error))
+        return log
 
     async def ask_stats(self, worker_id: str) -> ev.StatsSeen | ev.StatsMissed | None:
         """One question, one try; None when the worker is gone."""
@@ -227,7 +264,9 @@ class WorkerProcesses:
             get_logger().info("a worker cannot be asked to end", worker=asked.worker_id, why=error.message)
 
     async def close(self) -> None:
-        """Let go of the workers that are left; they go on running."""
+        """Let go of the workers that are left; they go on running, but for those whose start was given up."""
+        if self._undoing:
+            await asyncio.wait(self._undoing)
         for handle in self._handles.values():
             await handle.client.close()
         self._handles.clear()
