@@ -85,9 +85,7 @@ def loading(spawned: Spawned) -> None:
 @then("the address is taken by that process and by no other")
 def address_is_its_own(rbee: Topology, spawned: Spawned) -> None:
     port = urlsplit(spawned.answer["url"]).port
-    pids = [p for p in (i.pid for i in rbee.processes()) for c in listening(p) if c == port]
-    assert set(pids) <= {spawned.answer["pid"], rbee.run_of("hive").identity.pid}
-    assert spawned.answer["pid"] in pids
+    assert [identity.pid for identity in rbee.processes() if port in listening(identity.pid)] == [spawned.answer["pid"]]
 
 
 def listening(pid: int) -> list[int]:

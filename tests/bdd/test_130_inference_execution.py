@@ -86,12 +86,12 @@ def states_of(event: TimedEvent, worker_id: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts of the same request: alone, and beside others; what the neighbours wrote; most slots taken meanwhile."""
+    """Texts of the same request: alone, and beside others; what the neighbours wrote; how many were at it together."""
 
     alone: str
     beside: str
     neighbours: tuple[str, ...]
-    most_taken: int
+    together: int
 
 
 @when(
@@ -157,20 +157,25 @@ def beside(rbee: Topology, worker: Row, alone: str, neighbours: Sequence[dict[st
         for reader in readers:
             reader.wait_tokens(1)
         with ask(rbee, worker["model_ref"], 60, **GREEDY) as reader:
-            reader.wait_tokens(1)
-            taken = 4 - int(stats(rbee, worker)["slots_available"])
             events = reader.wait_end()
-        ended = [event for other in readers for event in other.events if event.is_last]
-        assert not [event for event in ended if event.at <= events[-1].at], ended
-        return Batch(alone, text_of(events), tuple(other.text for other in readers), taken)
+        together = 1 + sum(generated_throughout(other.events, events) for other in readers)
+        return Batch(alone, text_of(events), tuple(other.text for other in readers), together)
     finally:
         for reader in readers:
             reader.cut()
 
 
+def generated_throughout(neighbour: list[TimedEvent], events: list[TimedEvent]) -> bool:
+    """Whether a neighbour got tokens before, during and not only until the time in which `events` came."""
+    asked = [event.at for event in events if event.type == "token"]
+    others = [event.at for event in neighbour if event.type == "token"]
+    ended = any(event.is_last and event.at <= asked[-1] for event in neighbour)
+    return others[0] < asked[0] and any(asked[0] < at < asked[-1] for at in others) and not ended
+
+
 @then(parsers.parse("all {count:d} shared a batch"))
 def shared_batch(batch: Batch, count: int) -> None:
-    assert batch.most_taken == count
+    assert batch.together == count
     assert len(set(batch.neighbours)) == count - 1
     assert all(batch.neighbours)
 
