@@ -152,8 +152,11 @@ class Bridge:
 
     async def stop(self, patience_s: float) -> bool:
         """End the engine; open requests fail with DRAINING. False when the thread did not end in time."""
+        self._draining = True
         self._engine.stop()
-        return await asyncio.to_thread(self._engine.join, patience_s)
+        ended = await asyncio.to_thread(self._engine.join, patience_s)
+        self._fail_rest(Code.DRAINING, "the worker is stopping")
+        return ended
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -233,6 +236,11 @@ class Bridge:
             self._close(event)
         ticket.feed(event)
 
+    def _fail_rest(self, code: Code, message: str) -> None:
+        """Answer those that the engine did not: what came to its mailbox after its end is read by nobody."""
+        for id in list(self._tickets):
+            self._deliver_to_ticket(Failed(id, code, message))
+
     def _close(self, event: Finished | Embedded | Failed) -> None:
         """The request has ended: its slot is free."""
         del self._tickets[event.id]
@@ -266,6 +274,7 @@ class Bridge:
                 self.failure = RbeeError(event.code, event.message, details=event.details)
             case EngineDied():
                 self.failure = RbeeError(Code.ENGINE_FAILED, f"the engine failed: {event.message}")
+                self._fail_rest(self.failure.code, self.failure.message)
         self._announce()
         if self.failure is not None:
             self.on_end()
