@@ -24,8 +24,8 @@ from daemons.worker.stream import error_of, generation_chunks, loading_chunks
 
 OutcomeT = TypeVar("OutcomeT")
 
-LONG_TEXT = 16_384
-"""Characters from which tokenizing leaves the event loop: about a millisecond of work."""
+LARGE = 16_384
+"""Bytes of a request, or tokens, from which reading them leaves the event loop: about a millisecond of work."""
 
 
 def worker_handlers(service: WorkerService, bridge: Bridge) -> Mapping[routes.Route, Handler]:
@@ -72,7 +72,7 @@ class WorkerHandlers:
 
     async def infer(self, request: Request, body: InferenceRequest) -> Result:
         deadline = deadline_of(request.headers)
-        engine_request = await self._read(body, deadline)
+        engine_request = await self._read(body, deadline, large=_is_large(request))
         ticket = self._bridge.submit(engine_request)
         await self._while_connected(request, ticket, self._started(ticket))
         get_logger().info("generating", id=body.id, prompt_tokens=len(engine_request.tokens))
@@ -91,7 +91,10 @@ class WorkerHandlers:
         return {"tokens": tokens}
 
     async def detokenize(self, _request: Request, body: DetokenizeRequest) -> Result:
-        return {"text": self._bridge.reader().detokenize(body.tokens)}
+        reader = self._bridge.reader()
+        if len(body.tokens) < LARGE:
+            return {"text": reader.detokenize(body.tokens)}
+        return {"text": await asyncio.to_thread(reader.detokenize, body.tokens)}
 
     async def embed(self, request: Request, body: EmbeddingsRequest) -> Result:
         reader = self._bridge.reader()
@@ -135,11 +138,10 @@ class WorkerHandlers:
         metrics.kv_cells.labels("free").set(cells - bridge.kv_used)
         return metrics_response(metrics.registry)
 
-    async def _read(self, body: InferenceRequest, deadline: float | None) -> GenerateRequest:
-        """Long prompts are tokenized beside the loop, so that the streams of others go on."""
+    async def _read(self, body: InferenceRequest, deadline: float | None, *, large: bool) -> GenerateRequest:
+        """Large requests are rendered and tokenized beside the loop, so that the streams of others go on."""
         reader = self._bridge.reader()
-        size = len(body.prompt or "") + sum(len(message.text) for message in body.messages or ())
-        if size < LONG_TEXT and body.response_format is None:
+        if not large and body.response_format is None:
             return reader.read(body, deadline=deadline)
         return await asyncio.to_thread(reader.read, body, deadline=deadline)
 
@@ -174,6 +176,12 @@ class WorkerHandlers:
                     raise error_of(event)
                 if isinstance(event, Embedded):
                     return event
+
+
+def _is_large(request: Request) -> bool:
+    """By what the client said of its body; one that came in chunks may be of any size."""
+    length = request.headers.get("content-length", "")
+    return not length.isdecimal() or int(length) >= LARGE
 
 
 async def _until_gone(request: Request) -> None:

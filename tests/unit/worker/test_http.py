@@ -285,6 +285,37 @@ async def test_tokenize_and_detokenize() -> None:
         assert answer["text"] == "bée"
 
 
+@pytest.fixture
+def readers(monkeypatch: pytest.MonkeyPatch) -> set[bool]:
+    """Whether text was read on the main thread, where the event loop is."""
+    seen: set[bool] = set()
+    tokenize, piece = FakeBackend.tokenize, FakeBackend.piece
+
+    def noted_tokenize(backend: FakeBackend, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        seen.add(threading.current_thread() is threading.main_thread())
+        return tokenize(backend, text, add_special=add_special, parse_special=parse_special)
+
+    def noted_piece(backend: FakeBackend, token: int) -> bytes:
+        if threading.current_thread().name != "engine":
+            seen.add(threading.current_thread() is threading.main_thread())
+        return piece(backend, token)
+
+    monkeypatch.setattr(FakeBackend, "tokenize", noted_tokenize)
+    monkeypatch.setattr(FakeBackend, "piece", noted_piece)
+    return seen
+
+
+@pytest.mark.parametrize("size", [10, 20_000])
+async def test_large_requests_are_read_beside_the_loop(readers: set[bool], size: int) -> None:
+    async with running_worker(FakeBackend(reply="ok")) as worker:
+        tools = [{"type": "function", "function": {"name": "buzz", "description": "b" * size}}]
+        await worker.events(prompt=None, messages=[{"role": "user", "content": "hi"}], tools=tools)
+        assert readers == {size == 10}
+        readers.clear()
+        await worker.client.call(routes.WORKER_DETOKENIZE, body={"tokens": [5] * size})
+        assert readers == {size == 10}
+
+
 async def test_embeddings_are_unit_vectors() -> None:
     async with running_worker(FakeBackend()) as worker:
         answer = await worker.client.call(routes.WORKER_EMBED, body={"input": ["bee", "hive", "bee"]})
