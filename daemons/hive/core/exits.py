@@ -110,6 +110,8 @@ def _loading_timeout(record: WorkerRecord, end: ProcessEnd) -> RbeeError:
 
 def _unhealthy_sentence(record: WorkerRecord) -> str:
     what = f"missed {record.misses} health checks in a row" if record.misses else "said that it is broken"
+    if record.drained_by is not None:
+        what = "drained by itself and did not end in time"
     return f"worker {record.id} (pid {record.row.pid}) {what} and was ended"
 
 

@@ -210,7 +210,8 @@ class Registry:
     def _adopted(self, event: ev.Adopted) -> Effects:
         state = event.stats.state
         record = self._record_of(event.row.model_copy(update={"state": state}), event.at, event.load_limit_s, "adopted")
-        self._records[record.id] = replace(_updated(record, event.stats), answered=True)
+        drained_by = self._drained_by(event.at) if state is WorkerState.DRAINING else None
+        self._records[record.id] = replace(_updated(record, event.stats), answered=True, drained_by=drained_by)
         said = ev.Say(f"found {record.id} (pid {record.row.pid}), {state.value}", {"worker": record.id})
         effects: Effects = [ev.Watch(record.id), said, ev.Publish()]
         if state in (WorkerState.UNHEALTHY, WorkerState.FAILED):
@@ -264,12 +265,17 @@ class Registry:
     def _left_live(self, record: WorkerRecord, reported: WorkerState, at: float) -> Effects:
         """A worker ends by itself (its own SIGTERM, no contact), or says that it is broken."""
         if reported is WorkerState.DRAINING:
-            self._records[record.id] = record.to(WorkerState.DRAINING, at, "reported")
+            record = replace(record.to(WorkerState.DRAINING, at, "reported"), drained_by=self._drained_by(at))
+            self._records[record.id] = record
             return [ev.Say(f"{record.id} drains by itself", {"worker": record.id}), ev.Publish()]
         if record.state is WorkerState.LOADING:
             # It ends by itself once its readers know why; this is for one that does not.
             return self._end(record.id, ExitReason.START_FAILED, self._rules.policy.term_s, at)
         return self._end(record.id, ExitReason.UNHEALTHY, 0.0, at)
+
+    def _drained_by(self, at: float) -> float:
+        """When a worker that drains by itself has had the time that a hive would give it."""
+        return at + self._rules.policy.drain_s + self._rules.policy.term_s
 
     def _stats_missed(self, event: ev.StatsMissed) -> Effects:
         self._asking.discard(event.worker_id)
@@ -383,6 +389,9 @@ class Registry:
         if record.state is WorkerState.LOADING:
             late = at >= record.load_deadline or (not record.answered and at >= record.http_deadline)
             return self._end(record.id, ExitReason.LOADING_TIMEOUT, 0.0, at) if late else []
+        if record.drained_by is not None:
+            late = at >= record.drained_by
+            return self._end(record.id, ExitReason.UNHEALTHY, 0.0, at) if late else []
         limit = record.row.idle_limit_s
         idle = record.state is WorkerState.IDLE and record.row.slots_available == record.row.slots_total
         if idle and 0 <= limit <= at - record.row.last_active_at:

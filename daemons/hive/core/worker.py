@@ -51,8 +51,9 @@ class WorkerRecord:
     """A worker that has, or is about to get, a process. `row` is what others see of it.
 
     `load_deadline` and `check_due_at` are unix seconds; `misses` counts failed health checks in a row; `answered` says
-    whether its HTTP ever answered; `ending` is why it is being ended, None while nobody wants that; `stop_waiters`
-    and `exit_waiters` are the tickets of clients that wait for its end.
+    whether its HTTP ever answered; `drained_by` is when one that drains by itself must have ended (unix seconds);
+    `ending` is why it is being ended, None while nobody wants that; `stop_waiters` and `exit_waiters` are the tickets
+    of clients that wait for its end.
     """
 
     row: HiveWorker
@@ -62,6 +63,7 @@ class WorkerRecord:
     history: tuple[Step, ...]
     misses: int = 0
     answered: bool = False
+    drained_by: float | None = None
     ending: ExitReason | None = None
     drain_s: float = 0.0
     stop_waiters: tuple[int, ...] = field(default=())

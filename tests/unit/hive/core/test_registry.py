@@ -379,6 +379,24 @@ def test_a_worker_that_drains_by_itself_is_left_alone(hive: Hive) -> None:
     assert only(hive.effects, ev.Bury).exit.reason is ExitReason.ENDED
 
 
+@pytest.mark.parametrize("adopted", [False, True])
+def test_a_worker_that_drains_by_itself_has_the_time_that_the_hive_would_give_it(hive: Hive, adopted: bool) -> None:
+    draining = stats(state=WorkerState.DRAINING)
+    if adopted:
+        hive.happens(ev.Adopted(120.0, worker(), 100.0, draining))
+    else:
+        hive.loaded()
+        hive.happens(ev.StatsSeen(120.0, WORKER, draining))
+    hive.happens(ev.StatsSeen(125.0, WORKER, draining))
+    assert not of(hive.happens(ev.Tick(128.9)), ev.StopProcess)
+    assert only(hive.happens(ev.Tick(129.0)), ev.StopProcess) == ev.StopProcess(WORKER, 0.0, ExitReason.UNHEALTHY)
+    assert not of(hive.happens(ev.Tick(130.0)), ev.StopProcess)
+    hive.end(returncode=-9)
+    error = only(hive.effects, ev.Bury).exit.error
+    assert error is not None
+    assert "did not end in time" in error["message"]
+
+
 # -- ending
 
 
