@@ -64,7 +64,8 @@ async def stop_local(installation: Installation, name: str, say: Listener) -> Ex
     run = await asyncio.to_thread(find_daemon, name, installation.paths)
     if run is None:
         return None
-    say(narration(f"stopping the {name}", pid=run.identity.pid, url=run.url))
+    drain_s = installation.policy.drain_s
+    say(narration(f"stopping the {name}; waiting up to {drain_s:g} s for running requests", pid=run.identity.pid))
     return await stop_daemon(name, installation.paths, installation.policy)
 
 

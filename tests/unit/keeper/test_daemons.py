@@ -36,6 +36,20 @@ async def test_a_queen_of_this_machine_is_known_by_its_run_file_and_asked_now(
     assert run_path(installation.paths, "queen").exists()
 
 
+async def test_a_stop_tells_how_long_requests_may_go_on(
+    environ: dict[str, str], heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation = open_installation(environ={**environ, "RBEE_POLICY_DRAIN_S": "12.5"})
+    await asyncio.to_thread(publish, installation.paths, "http://127.0.0.1:9")
+
+    async def spared(*_: object) -> None:
+        """The run file is that of this process, which goes on."""
+
+    monkeypatch.setattr(daemons, "stop_daemon", spared)
+    await stop_local(installation, "queen", heard)
+    assert heard.text == "[keeper] stopping the queen; waiting up to 12.5 s for running requests"
+
+
 async def test_one_that_should_be_there_and_does_not_answer_is_a_failure(environ: dict[str, str]) -> None:
     installation = open_installation(environ=environ)
     await asyncio.to_thread(publish, installation.paths, "http://127.0.0.1:9")
