@@ -81,7 +81,7 @@ def _unusable(folder: Path, error: OSError) -> RbeeError:
 def find_paths(environ: Mapping[str, str] | None = None) -> Paths:
     """Paths for this user: ``RBEE_HOME``, else ``~/.rbee`` with models in the platform's data folder.
 
-    Raises RbeeError(HOME_UNUSABLE) when neither RBEE_HOME nor HOME is set to an absolute path.
+    Raises RbeeError(HOME_UNUSABLE) when neither RBEE_HOME nor HOME is set to an absolute path, or it is no folder.
     """
     env = os.environ if environ is None else environ
     user_home = env.get("HOME", "")
@@ -106,4 +106,6 @@ def _absolute(name: str, value: str) -> Path:
     path = Path(value).expanduser()
     if not path.is_absolute():
         raise RbeeError(Code.HOME_UNUSABLE, f"{name} is {value!r}, which is not an absolute path")
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise RbeeError(Code.HOME_UNUSABLE, f"{name} is {value!r}, which is not a folder", details={"path": str(path)})
     return path

@@ -93,6 +93,15 @@ class TestConfig:
         for text in ("error CONFIG_INVALID: ", str(config), "queen.port", "valid integer", "queen.prot", "unknown key"):
             assert text in finished.err
 
+    def test_a_state_folder_that_is_a_file_is_told_by_whatever_asks(
+        self, rbee: Rbee, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("RBEE_HOME", str(tmp_path / "file"))
+        for args in (("status",), ("queen", "status"), ("hive", "stop")):
+            finished = rbee(*args)
+            assert (finished.code, finished.err.startswith("error HOME_UNUSABLE: RBEE_HOME is ")) == (1, True)
+
 
 class TestDoctor:
     CHECKS = (Check("python", Result.OK, "3.11"), Check("runtime", Result.FAIL, "killed by SIGILL", "pip install x"))

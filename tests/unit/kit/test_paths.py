@@ -1,5 +1,6 @@
 """State folders: where they are, how they are made, and what is said when they cannot be."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,11 @@ def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
         find_paths({"RBEE_HOME": str(tmp_path / "file" / "home")}).create()
     assert caught.value.code is Code.HOME_UNUSABLE
     assert str(tmp_path / "file") in caught.value.message
+
+
+@pytest.mark.parametrize("made", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_a_home_that_is_no_folder_is_told_before_anything_is_made(tmp_path: Path, made: Callable[[Path], None]) -> None:
+    made(tmp_path / "thing")
+    with pytest.raises(RbeeError, match="RBEE_HOME is '.*thing', which is not a folder") as caught:
+        find_paths({"RBEE_HOME": str(tmp_path / "thing")})
+    assert caught.value.code is Code.HOME_UNUSABLE
