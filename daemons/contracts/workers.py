@@ -244,6 +244,7 @@ class WorkerSettings(Request):
     cores: list[int] = Field(default_factory=list, description="CPU numbers to pin to; empty: none")
     mmap: bool = True
     ready_url: str | None = Field(default=None, description="the hive's POST /v1/workers/ready")
+    hive_pid: int | None = Field(default=None, ge=1, description="the hive's process; None: the worker's parent")
     log_path: str
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     orphan_grace_s: float = Field(default=300.0, ge=0)

@@ -1,6 +1,7 @@
 """Worker processes: start, adopt, watch, ask, stop. Decides nothing; `daemons.hive.core` does."""
 
 import asyncio
+import os
 import time
 from dataclasses import dataclass
 
@@ -139,6 +140,7 @@ class WorkerProcesses:
             batch=asked.batch,
             threads=row.threads,
             mmap=asked.mmap,
+            hive_pid=os.getpid(),
             ready_url=f"{self._home.url}/v1/workers/ready",
             log_path=str(self._home.paths.log_file(row.id)),
             log_level=self._settings.log.level,

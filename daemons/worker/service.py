@@ -12,7 +12,7 @@ from daemons.contracts.workers import ReadyCallback, WorkerSettings
 from daemons.kit.client import DaemonClient, Peer
 from daemons.kit.logs import get_logger
 from daemons.kit.policy import Policy
-from daemons.kit.procs import identify, wait_exit
+from daemons.kit.procs import ProcessIdentity, identify, own_identity, wait_exit
 from daemons.worker.bridge import Bridge
 
 ENGINE_STOPS_WITHIN_S = 10.0
@@ -111,11 +111,23 @@ class WorkerService:
             load_ms=self._bridge.load_ms,
         )
 
+    def _hive(self) -> ProcessIdentity | None:
+        """The hive that started this worker; None when it is gone already.
+
+        The parent does not tell: once the hive is gone that is a subreaper, which may live on, or process 1.
+        """
+        pid = self.settings.hive_pid
+        if pid is None:
+            return identify(os.getppid()) if os.getppid() != 1 else None
+        hive = identify(pid)
+        is_later = hive is not None and hive.started > own_identity().started
+        return None if is_later else hive
+
     async def _watch_hive(self) -> None:
         """Drain and end when the hive that started this worker is gone and no other one asks for it."""
-        parent = identify(os.getppid())
-        if parent is not None and parent.pid != 1:
-            await wait_exit(parent)
+        hive = self._hive()
+        if hive is not None:
+            await wait_exit(hive)
             get_logger().warning("the hive is gone", grace_s=self.settings.orphan_grace_s)
         gone_at = time.monotonic()
         while True:

@@ -1,7 +1,10 @@
 """How a worker notices that no hive wants it: its parent ends, then nobody asks for as long as the grace."""
 
 import asyncio
+import os
+import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -26,11 +29,13 @@ def parent_ends(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     return over
 
 
-async def run_service(grace_s: float) -> tuple[WorkerService, asyncio.Event]:
+async def run_service(grace_s: float, hive_pid: int | None = None) -> tuple[WorkerService, asyncio.Event]:
     """A started service, and the event that it sets when it wants to end."""
     stop = asyncio.Event()
     bridge = Bridge(FakeBackend(), slots=4, batch=64)
-    service = WorkerService(settings_for(orphan_grace_s=grace_s), bridge, "http://127.0.0.1:1", Policy())
+    service = WorkerService(
+        settings_for(orphan_grace_s=grace_s, hive_pid=hive_pid), bridge, "http://127.0.0.1:1", Policy()
+    )
     await service.start(stop.set)
     return service, stop
 
@@ -47,6 +52,34 @@ async def test_worker_stays_while_its_hive_lives(parent_ends: asyncio.Event) -> 
     service, stop = await run_service(0.0)
     assert not await within(0.1, stop)
     parent_ends.set()
+    assert await within(5, stop)
+    await service.close()
+
+
+@pytest.fixture
+def later_process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+async def test_named_hive_is_watched(parent_ends: asyncio.Event) -> None:
+    service, stop = await run_service(0.0, os.getppid())
+    assert not await within(0.1, stop)
+    parent_ends.set()
+    assert await within(5, stop)
+    await service.close()
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+async def test_hive_that_was_gone_before_its_worker_looked_is_noticed(
+    parent_ends: asyncio.Event, later_process: "subprocess.Popen[bytes]", reaped: bool
+) -> None:
+    """Whether its pid is free, or another process has it by now; this worker's parent lives in any case."""
+    if reaped:
+        later_process.kill()
+        await asyncio.to_thread(later_process.wait)
+    service, stop = await run_service(0.0, later_process.pid)
     assert await within(5, stop)
     await service.close()
 
