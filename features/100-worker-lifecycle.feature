@@ -2,7 +2,7 @@
 Feature: A worker comes to life: spawned, loading in public, ready
 
   Background:
-    Given a hive that runs alone
+    Given a hive that runs alone and looks at its workers once a minute
 
   @T27
   Scenario: A spawn makes a real process whose HTTP answers before its model is loaded

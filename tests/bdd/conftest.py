@@ -167,6 +167,14 @@ def hive_alone(fresh_topology: StartTopology) -> Topology:
     return topology
 
 
+@given("a hive that runs alone and looks at its workers once a minute", target_fixture="rbee")
+def hive_that_waits(fresh_topology: StartTopology) -> Topology:
+    """What changes in its registry within seconds does so because somebody told it, or listed the workers."""
+    topology = fresh_topology({"RBEE_POLICY_TELEMETRY_INTERVAL_S": "60"})
+    topology.start_hive()
+    return topology
+
+
 @given("a running rbee with a demo worker that is only read", target_fixture="rbee")
 def shared_rbee(shared_topology: Callable[[], Topology], made_workers: list[Row]) -> Topology:
     topology = shared_topology()

@@ -7,7 +7,7 @@ from daemons.contracts import routes
 from daemons.contracts.workers import READY_STATES
 from tests.bdd.conftest import Row
 from tests.support.harness import eventually
-from tests.support.harness_http import Api
+from tests.support.harness_http import Api, TimedEvent
 from tests.support.topology import Topology
 
 
@@ -36,6 +36,17 @@ def spawn(rbee: Topology, model: str, slots: int) -> Spawned:
 def registry_row(rbee: Topology, id: str) -> Row:
     """That worker's row in the hive's registry, now."""
     return next(row for row in rbee.hive_workers() if row["id"] == id)
+
+
+def told_row(rbee: Topology, id: str) -> Row:
+    """The row once it is ready in what the hive publishes; unlike a listing this lets the hive ask no worker."""
+
+    def found(event: TimedEvent) -> list[Row]:
+        rows = event.data.get("workers", [])
+        return [row for row in rows if row["id"] == id and row["state"] in READY_STATES]
+
+    with rbee.hive.stream(routes.HIVE_TELEMETRY) as reader:
+        return found(reader.wait_for(lambda event: bool(found(event)), f"worker {id} ready", within_s=20.0))[0]
 
 
 def ready_row(rbee: Topology, id: str) -> Row:

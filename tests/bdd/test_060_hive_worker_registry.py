@@ -4,7 +4,7 @@ from pytest_bdd import parsers, scenarios, then, when
 
 from daemons.contracts import routes
 from tests.bdd.conftest import Fill, Row
-from tests.bdd.spawning import Spawned, ready_row, registry_row, spawn
+from tests.bdd.spawning import Spawned, registry_row, spawn, told_row
 from tests.support.topology import Topology
 
 scenarios("060-hive-worker-registry.feature")
@@ -25,7 +25,7 @@ def loading(spawned: Spawned) -> None:
 
 @then("the worker calls back", target_fixture="registered")
 def calls_back(rbee: Topology, spawned: Spawned) -> Row:
-    return ready_row(rbee, spawned.id)
+    return told_row(rbee, spawned.id)
 
 
 @then("the registry shows that worker with id, url, model, backend and device")

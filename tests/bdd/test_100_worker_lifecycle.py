@@ -12,7 +12,7 @@ from pytest_bdd import parsers, scenarios, then, when
 
 from daemons.contracts import routes
 from tests.bdd.conftest import PROMPT, Fill, Row
-from tests.bdd.spawning import Spawned, ready_row, registry_row, spawn
+from tests.bdd.spawning import Spawned, ready_row, registry_row, spawn, told_row
 from tests.support.harness import eventually
 from tests.support.harness_http import EventReader
 from tests.support.harness_leftovers import command_line
@@ -120,7 +120,7 @@ def hive_says_so(rbee: Topology, spawned: Spawned) -> None:
 @then('the registry changed from "loading" to "idle" by that')
 def registry_changed(rbee: Topology, spawned: Spawned) -> None:
     assert spawned.row["state"] == "loading"
-    assert registry_row(rbee, spawned.id)["state"] == "idle"
+    assert told_row(rbee, spawned.id)["state"] == "idle"
 
 
 def callback(spawned: Spawned, row: Row) -> Row:
