@@ -93,8 +93,7 @@ class Relay:
         """Cancel the generation."""
         if self._why is None and self._end is None:
             self._why = why
-            if self._scope is not None:
-                self._scope.reschedule(asyncio.get_running_loop().time())
+            self._limit(0.0)
 
     async def run(self, client: DaemonClient) -> RelayOutcome:
         """Relay up to the end. Never raises, but for its own cancellation."""
@@ -111,6 +110,7 @@ class Relay:
         except RbeeError as error:
             failure = error
         finally:
+            self._scope = None
             self._watch.cancel()
         if self._end is None and (self._why is not None or _is_stall(failure)):
             await self._cancel_on_worker(client)
@@ -134,10 +134,14 @@ class Relay:
                 add(_TOKEN, event.raw)
             elif event.is_last:
                 self._end = event
-                assert self._scope is not None
-                self._scope.reschedule(now() + _TAIL_S)
+                self._limit(_TAIL_S)
         if self._end is None:
             raise RbeeError(Code.UPSTREAM_LOST, "the stream closed without its end event")
+
+    def _limit(self, seconds: float) -> None:
+        """Read on for at most so long; nothing is left to be limited once the stream is over, or about to be."""
+        if self._scope is not None and not self._scope.expired():
+            self._scope.reschedule(asyncio.get_running_loop().time() + seconds)
 
     def _look_for_stall(self) -> None:
         """One timer that looks back costs nothing per token, unlike one that is moved by each."""

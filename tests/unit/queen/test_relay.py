@@ -169,3 +169,13 @@ async def test_no_slot_is_a_refusal() -> None:
         relay, _events = line.relay()
         outcome = await relay.run(line.client)
         assert (outcome.how, outcome.tokens) == (RelayEnd.REFUSED, 0)
+
+
+async def test_stopping_after_the_stream_was_lost_changes_nothing() -> None:
+    """The task waits for how the worker ended then; a client may leave meanwhile."""
+    async with _line() as line:
+        line.worker.crash_after = 1
+        relay, _events = line.relay(max_tokens=9)
+        outcome = await relay.run(line.client)
+        relay.stop(STOP)
+        assert outcome.how is RelayEnd.LOST
