@@ -8,6 +8,9 @@ from daemons.contracts.tasks import TaskRow
 from daemons.kit.auth import fingerprint
 from daemons.kit.client import DEADLINE_HEADER
 
+_FARTHEST_S = 1e12
+"""Unix seconds beyond which a deadline is none; no comparison holds for a NaN."""
+
 
 def client_of(request: Request) -> str:
     """Fingerprint of the key that a request came with."""
@@ -29,9 +32,12 @@ def deadline_of(request: Request) -> float | None:
     if text is None:
         return None
     try:
-        return float(text)
+        deadline = float(text)
     except ValueError:
-        raise RbeeError(Code.INVALID_REQUEST, f"{DEADLINE_HEADER} takes unix seconds, got {text[:40]!a}") from None
+        deadline = float("nan")
+    if not abs(deadline) < _FARTHEST_S:
+        raise RbeeError(Code.INVALID_REQUEST, f"{DEADLINE_HEADER} takes unix seconds, got {text[:40]!a}")
+    return deadline
 
 
 def last_event_id(request: Request) -> int:

@@ -126,3 +126,13 @@ async def _refusal(client: DaemonClient, route: Route, body: dict[str, Any]) -> 
         return error
     last = answer.rstrip().rpartition("\n\n")[2] if isinstance(answer, str) else ""
     return RbeeError.from_dict(json.loads(last.partition("data: ")[2])) if "event: error" in last else None
+
+
+@pytest.mark.parametrize("deadline", ["nan", "inf", "-inf", "1e300", "soon"])
+async def test_a_deadline_is_a_time(tmp_path: Path, deadline: str) -> None:
+    async with queen_and_hive(tmp_path) as (queen, hive):
+        body = {"model": "demo", "prompt": "Hi", "max_tokens": 1}
+        with pytest.raises(RbeeError) as caught:
+            await queen.admin.call(TASK_CREATE, body=body, headers={"X-Request-Deadline": deadline})
+        assert caught.value.code is Code.INVALID_REQUEST
+        assert hive.spawn_requests == []
