@@ -12,7 +12,7 @@ from daemons.contracts.events import EventType
 from daemons.contracts.fleet import LogLine, LogLines, LogQuery
 from daemons.contracts.ids import LOCAL_NODE
 from daemons.contracts.routes import HIVE_LOGS
-from daemons.kit.logs import parse_log_line, read_log
+from daemons.kit.logs import get_logger, parse_log_line, read_log
 from daemons.kit.sse import encode_event
 from daemons.queen.nodes import NodeWatcher
 
@@ -21,6 +21,10 @@ LOOK_EACH_S = 0.25
 _ANSWER_S = 10.0
 _MOST_WAITING = 1000
 """Lines that wait for a slow reader; then the sources wait, too."""
+
+_MOST_TOLD = 1000
+_Waiting = tuple[LogLine, bool]
+"""A line, and whether it may have been told before."""
 
 
 class QueenLogs:
@@ -61,7 +65,7 @@ class QueenLogs:
         return self._events(query, first, tail)
 
     async def _events(self, query: LogQuery, first: LogLines, tail: "_FileTail | None") -> AsyncIterator[bytes]:
-        waiting: asyncio.Queue[LogLine] = asyncio.Queue(_MOST_WAITING)
+        waiting: asyncio.Queue[_Waiting] = asyncio.Queue(_MOST_WAITING)
         sources: list[asyncio.Task[None]] = [
             asyncio.create_task(self._follow_hive(name, query, waiting)) for name in self._nodes(query)
         ]
@@ -69,7 +73,7 @@ class QueenLogs:
             sources.append(asyncio.create_task(self._follow_own(tail, waiting)))
         ending = asyncio.create_task(self._closing.wait())
         # What was written while the first lines were read is in both.
-        told = {line.model_dump_json() for line in first.lines[-_MOST_WAITING:]}
+        told = _Told(first.lines)
         try:
             yield encode_event(EventType.SNAPSHOT.value, first)
             while not ending.done():
@@ -78,8 +82,8 @@ class QueenLogs:
                 if not getting.done():
                     getting.cancel()
                     return
-                line = getting.result()
-                if line.model_dump_json() not in told:
+                line, again = getting.result()
+                if told.is_new(line, again=again):
                     yield encode_event(EventType.LOG.value, line)
         finally:
             for task in (*sources, ending):
@@ -109,22 +113,34 @@ class QueenLogs:
                 return [_at_node(line, name) for line in LogLines.model_validate_json(event.raw).lines]
         return []
 
-    async def _follow_hive(self, name: str, query: LogQuery, waiting: asyncio.Queue[LogLine]) -> None:
+    async def _follow_hive(self, name: str, query: LogQuery, waiting: "asyncio.Queue[_Waiting]") -> None:
         """Follow a hive's logs; one that goes away is followed again when it is back."""
+        problem = ""
         while True:
             try:
-                async with self._watchers[name].client.stream(HIVE_LOGS, query=_as_query(query, follow=True)) as events:
-                    async for event in events:
-                        if event.type == EventType.LOG:
-                            await waiting.put(_at_node(LogLine.model_validate_json(event.raw), name))
+                await self._read_on(name, query, waiting)
             except RbeeError:
                 pass  # its hive is away; the node's watcher says so
+            except Exception as error:
+                if problem != str(error):  # once: our own log may be what is being followed
+                    problem = str(error)
+                    get_logger().error("following a hive's log failed", node=name, exc_info=error)
             await asyncio.sleep(LOOK_EACH_S)
 
-    async def _follow_own(self, tail: "_FileTail", waiting: asyncio.Queue[LogLine]) -> None:
+    async def _read_on(self, name: str, query: LogQuery, waiting: "asyncio.Queue[_Waiting]") -> None:
+        """One connection to a hive. Its snapshot has what was written since we read, or since the last connection."""
+        async with self._watchers[name].client.stream(HIVE_LOGS, query=_as_query(query, follow=True)) as events:
+            async for event in events:
+                if event.type == EventType.SNAPSHOT:
+                    for line in LogLines.model_validate_json(event.raw).lines:
+                        await waiting.put((_at_node(line, name), True))
+                elif event.type == EventType.LOG:
+                    await waiting.put((_at_node(LogLine.model_validate_json(event.raw), name), False))
+
+    async def _follow_own(self, tail: "_FileTail", waiting: "asyncio.Queue[_Waiting]") -> None:
         while True:
             for line in await asyncio.to_thread(tail.lines):
-                await waiting.put(parse_log_line(line, LOCAL_NODE, SOURCE))
+                await waiting.put((parse_log_line(line, LOCAL_NODE, SOURCE), False))
             await asyncio.sleep(LOOK_EACH_S)
 
     def _read_own(self, query: LogQuery) -> list[LogLine]:
@@ -147,6 +163,24 @@ def _at_node(line: LogLine, name: str) -> LogLine:
 
 def _no_log_of(worker: str) -> RbeeError:
     return RbeeError(Code.WORKER_NOT_FOUND, f"there is no log of worker {worker!a}", details={"worker": worker})
+
+
+class _Told:
+    """The last lines that a reader was told."""
+
+    def __init__(self, lines: list[LogLine]) -> None:
+        self._last = {line.model_dump_json(): line.at for line in lines[-_MOST_TOLD:]}
+        self._since = min(self._last.values(), default=0.0)
+
+    def is_new(self, line: LogLine, *, again: bool) -> bool:
+        """Whether to tell the line. `again`: it is from a list that goes further back than what we remember."""
+        key = line.model_dump_json()
+        if key in self._last or (again and line.at < self._since):
+            return False
+        self._last[key] = line.at
+        if len(self._last) > _MOST_TOLD:
+            self._since = max(self._since, self._last.pop(next(iter(self._last))))
+        return True
 
 
 class _FileTail:

@@ -4,12 +4,14 @@ import asyncio
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from daemons.contracts.errors import Code, RbeeError
-from daemons.contracts.fleet import LogLine, LogLines
+from daemons.contracts.fleet import LogLine, LogLines, LogQuery
 from daemons.contracts.routes import LOGS
+from daemons.queen.logs import QueenLogs
 from tests.support.queen_harness import QueenUnderTest, queen_and_hive, until
 
 
@@ -98,3 +100,46 @@ async def test_following_ends_with_the_queen(tmp_path: Path) -> None:
         queen.service.stop()
         await asyncio.wait_for(ended.wait(), 3)
         await following
+
+
+async def test_a_line_written_while_the_following_begins_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = QueenLogs.read
+    async with queen_and_hive(tmp_path) as (queen, hive):
+        hive.lines = [_line(1.0, "dropped by the tail"), _line(2.0, "two")]
+
+        async def reading(self: QueenLogs, query: LogQuery) -> LogLines:
+            found = await read(self, query)
+            hive.lines = [*hive.lines, _line(3.0, "between")]
+            return LogLines(lines=[line for line in found.lines if line.at >= 2.0])
+
+        monkeypatch.setattr(QueenLogs, "read", reading)
+        seen: list[str] = []
+        async with queen.admin.stream(LOGS, query={"follow": "true"}) as events, asyncio.timeout(3):
+            async for event in events:
+                lines = event.data["lines"] if event.type == "snapshot" else [event.data]
+                seen += [line["text"] for line in lines]
+                if seen[-1] == "between":
+                    hive.lines = [*hive.lines, _line(4.0, "last")]
+                if seen[-1] == "last":
+                    break
+        assert seen == ["two", "between", "last"]
+
+
+async def test_an_unreadable_line_does_not_end_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_on, failures = QueenLogs._read_on, [ValueError("not a line")]
+
+    async def reading_on(self: QueenLogs, *arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        await read_on(self, *arguments)
+
+    monkeypatch.setattr(QueenLogs, "_read_on", reading_on)
+    async with queen_and_hive(tmp_path) as (queen, hive):
+        following = queen.admin.stream(LOGS, query={"follow": "true"})
+        async with following as events, asyncio.timeout(3):
+            hive.lines = [_line(4.0, "after")]
+            async for event in events:
+                if event.type == "log" and event.data["text"] == "after":
+                    break
