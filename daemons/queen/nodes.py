@@ -94,6 +94,7 @@ class NodeWatcher:
         self._post = post
         self._say = say
         self._client: DaemonClient | None = None
+        self._kept: DaemonClient | None = None
         self._wanted = False
         self._problem = ""
         self._asked = asyncio.Event()
@@ -123,7 +124,7 @@ class NodeWatcher:
                 await self._watch_once()
         finally:
             self._cancel_timer()
-            await self._disconnect()
+            await self._close_kept()
 
     async def _watch_once(self) -> None:
         """Connect and follow, or find out why not. A stream that broke is opened again without delay."""
@@ -144,7 +145,11 @@ class NodeWatcher:
             await self._follow(self._client)
         except (RbeeError, ValidationError) as error:
             get_logger().info("telemetry stream lost", node=self.name, reason=str(error))
-        await self._disconnect()
+        except Exception as error:
+            get_logger().error("following a node failed", node=self.name, exc_info=error)
+            await asyncio.sleep(_RECONNECT_S)
+        finally:
+            self._client = None
 
     async def _address(self) -> HiveAddress | None:
         """Where the hive is; starts it when the node is wanted."""
@@ -159,13 +164,12 @@ class NodeWatcher:
 
     async def _connect(self, address: HiveAddress) -> None:
         peer = Peer(address.url, address.key, f"the hive of node {self.name}", Code.HIVE_UNREACHABLE)
-        client = DaemonClient(peer, self._policy, on_retry=self._on_retry)
-        try:
-            self.version = await self._checked_version(client)
-        except BaseException:
-            await client.close()
-            raise
-        self.url, self._client = address.url, client
+        # Others may be in the middle of a call when our stream breaks: the client stays as long as the address does.
+        if self._kept is None or self._kept.peer != peer:
+            await self._close_kept()
+            self._kept = DaemonClient(peer, self._policy, on_retry=self._on_retry)
+        self.version = await self._checked_version(self._kept)
+        self.url, self._client = address.url, self._kept
 
     async def _follow(self, client: DaemonClient) -> None:
         """Read telemetry until the stream breaks."""
@@ -238,8 +242,8 @@ class NodeWatcher:
             self._silence.cancel()
             self._silence = None
 
-    async def _disconnect(self) -> None:
-        client, self._client = self._client, None
+    async def _close_kept(self) -> None:
+        client, self._kept = self._kept, None
         if client is not None:
             await client.close()
 

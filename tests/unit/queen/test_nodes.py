@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from daemons.contracts.errors import Code, RbeeError
-from daemons.contracts.fleet import NodeStatus
+from daemons.contracts.fleet import ModelList, NodeStatus
+from daemons.contracts.routes import HIVE_MODEL_LIST
+from daemons.kit.client import DaemonClient
 from daemons.queen.core.events import Event, NodeChanged, NodeFailed, NodeSampled
 from daemons.queen.nodes import NodeWatcher
 from tests.support.fake_hive import FakeHive
@@ -139,3 +141,29 @@ async def test_a_hive_that_does_not_answer_is_tried_as_the_policy_says() -> None
         assert watched.failures()[0].code is Code.HIVE_UNREACHABLE
         assert watched.failures()[0].details["tries"] == POLICY.http_tries
         assert any("next try in" in sentence for sentence in watched.said)
+
+
+async def test_a_call_in_flight_outlives_the_telemetry_stream() -> None:
+    async with FakeHive().serving() as hive, _watching(hive) as watched:
+        await until(watched.sampled)
+        client = watched.watcher.client
+        broken = set(hive._streams)
+        for task in broken:
+            task.cancel()
+        await until(lambda: hive._streams - broken)
+        assert (await client.get(HIVE_MODEL_LIST, ModelList)).models
+        assert watched.watcher.client is client
+
+
+async def test_an_unforeseen_failure_does_not_end_the_watching(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [RuntimeError("never thought of")]
+
+    async def follow(self: NodeWatcher, client: DaemonClient) -> None:
+        if failures:
+            raise failures.pop()
+        await real(self, client)
+
+    real = NodeWatcher._follow
+    monkeypatch.setattr(NodeWatcher, "_follow", follow)
+    async with FakeHive().serving() as hive, _watching(hive) as watched:
+        await until(watched.sampled)
