@@ -8,7 +8,7 @@ from typing import Any
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.events import EventType, Narration
-from daemons.contracts.tasks import TaskRow, TaskState
+from daemons.contracts.tasks import TaskRequest, TaskRow, TaskState
 from daemons.contracts.workers import WorkerRow
 from daemons.kit.logs import get_logger
 from daemons.queen.fleet import FleetFeed
@@ -18,6 +18,9 @@ from daemons.queen.tasks import TaskBook, TaskRecord
 
 SAVE_LATER_S = 0.25
 """How long a row may wait to be stored."""
+
+_SHORTEST_S, _LONGEST_S = 0.001, 86_400.0
+"""Time limits that a request may have."""
 
 
 class TaskLedger:
@@ -90,25 +93,45 @@ class TaskLedger:
             asyncio.get_running_loop().call_later(SAVE_LATER_S, self.save_rows)
 
     def save_rows(self) -> None:
-        """Hand all rows that are not stored yet to the database; reads come behind them."""
-        records, self._unsaved = list(self._unsaved.values()), {}
-        self._store.save([(record.row, record.generation) for record in records])
+        """Hand all rows that are not stored yet to the database; reads come behind them. Never raises.
+
+        What could not be handed over is tried again with the next checkpoint.
+        """
+        records, self._unsaved = self._unsaved, {}
+        try:
+            self._save(list(records.values()))
+        except Exception as error:
+            get_logger().error("rows of tasks were not stored", tasks=list(records), exc_info=error)
+            self._unsaved = {**records, **self._unsaved}
+
+    def _save(self, records: list[TaskRecord]) -> None:
+        self._store.save([(record.row, _to_take_up(record)) for record in records])
         ended = [record for record in records if record.ended]
         self._store.narrated([(record.id, at, told) for record in ended for at, told in record.narration])
         for record in ended:
-            record.narration = []
+            record.narration.clear()
+        for record in ended:
             if record.row.state is not TaskState.COMPLETED and record.events.tokens:
                 self._store.save_text(record.id, record.events.tokens, record.events.text)
             elif record.checkpoint:
                 self._store.drop_text(record.id)
 
     def checkpoint(self) -> None:
-        """Keep the text of running tasks that have grown."""
+        """Keep the text of running tasks that have grown, and rows that are still to be stored."""
+        self.save_rows()
         for record in self._book.live():
             tokens = record.events.tokens
             if tokens > record.checkpoint:
                 record.checkpoint = tokens
                 self._store.save_text(record.id, tokens, record.events.text)
+
+
+def _to_take_up(record: TaskRecord) -> TaskRequest | None:
+    """What a later queen needs to run the task; the deadline of the request's header is in its time limit."""
+    if record.generation is None or record.deadline is None:
+        return record.generation
+    left = min(max(record.deadline - record.row.created_at, _SHORTEST_S), _LONGEST_S)
+    return record.generation.model_copy(update={"timeout_s": left})
 
 
 def _ended_row(record: TaskRecord, error: RbeeError | None) -> TaskRow:

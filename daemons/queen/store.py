@@ -4,8 +4,9 @@ Nothing is written per token. Of a running task the text so far is kept every fe
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from daemons.contracts.events import Narration
 from daemons.contracts.tasks import TaskRequest, TaskRow, TaskState
 from daemons.contracts.telemetry import HiveTelemetry
 from daemons.contracts.workers import READY_STATES
+from daemons.kit.logs import get_logger
 from daemons.kit.store import Migration, Row, Store
 
 MIGRATIONS = (
@@ -90,12 +92,11 @@ class QueenStore:
         write("DELETE FROM tasks WHERE ended_at < ?", (oldest,))
 
     def save(self, rows: Sequence[tuple[TaskRow, TaskRequest | None]]) -> None:
-        """Keep rows, in one statement; a request only while its task may have to be queued again."""
-        params: list[Any] = []
-        for row, request in rows:
-            params += [*_columns(row), request.model_dump_json(exclude_none=True) if request is not None else None]
-        if rows:
-            self._store.write_soon(f"INSERT OR REPLACE INTO tasks VALUES {_marks(len(rows), _WIDTH)}", params)  # noqa: S608
+        """Keep rows, in one statement; a request only while its task may have to be queued again.
+
+        One that cannot be put into the database's types is left out and logged: it must not take the others along.
+        """
+        self._insert("INSERT OR REPLACE INTO tasks", _WIDTH, (partial(_stored_row, *pair) for pair in rows))
 
     def save_text(self, task_id: str, tokens: int, text: str) -> None:
         """Keep the text so far."""
@@ -107,11 +108,18 @@ class QueenStore:
 
     def narrated(self, sentences: Sequence[tuple[str, float, Narration]]) -> None:
         """Keep what was said about tasks: (task, unix seconds, sentence)."""
+        self._insert("INSERT INTO narration", 5, (partial(_stored_sentence, *told) for told in sentences))
+
+    def _insert(self, into: str, width: int, makers: Iterable[Callable[[], Sequence[Any]]]) -> None:
+        """Insert the rows that can be made, in one statement."""
         params: list[Any] = []
-        for task_id, at, sentence in sentences:
-            params += [task_id, at, sentence.actor, sentence.text, json.dumps(sentence.fields, default=str)]
-        if sentences:
-            self._store.write_soon(f"INSERT INTO narration VALUES {_marks(len(sentences), 5)}", params)  # noqa: S608
+        for make in makers:
+            try:
+                params += make()
+            except Exception as error:
+                get_logger().error("a row was not stored", into=into, exc_info=error)
+        if params:
+            self._store.write_soon(f"{into} VALUES {_marks(len(params) // width, width)}", params)
 
     def crashed(self, at: float, node: str, worker_id: str, model: str, task_id: str | None, error: RbeeError) -> None:
         """Keep that a worker was lost: while it answered a task, or while it loaded its model (no task)."""
@@ -182,6 +190,14 @@ def _stored(row: Row) -> StoredTask | None:
 def _marks(rows: int, width: int) -> str:
     """Question marks for so many rows: one statement for many costs the database hardly more than one for each."""
     return ", ".join([f"({', '.join('?' * width)})"] * rows)
+
+
+def _stored_row(row: TaskRow, request: TaskRequest | None) -> list[Any]:
+    return [*_columns(row), request.model_dump_json(exclude_none=True) if request is not None else None]
+
+
+def _stored_sentence(task_id: str, at: float, sentence: Narration) -> list[Any]:
+    return [task_id, at, sentence.actor, sentence.text, json.dumps(sentence.fields, default=str)]
 
 
 def _columns(row: TaskRow) -> tuple[Any, ...]:

@@ -15,6 +15,9 @@ from daemons.queen.task_events import TaskEvents
 MOST_ENDED_BYTES = 64 * 2**20
 """Events of all ended tasks together; the oldest are forgotten first, before their time."""
 
+MOST_SAID = 200
+"""Sentences that are kept of one task, the newest."""
+
 SHOWN_ENDED = 20
 """Ended tasks in a fleet snapshot."""
 
@@ -42,7 +45,7 @@ class TaskRecord:
     worker: WorkerRow | None = None
     first_token_at: float | None = None
     checkpoint: int = 0
-    narration: list[tuple[float, Narration]] = field(default_factory=list)
+    narration: deque[tuple[float, Narration]] = field(default_factory=lambda: deque(maxlen=MOST_SAID))
     timer: asyncio.TimerHandle | None = None
 
     @property

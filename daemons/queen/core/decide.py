@@ -179,7 +179,7 @@ def _relay_ended(state: State, event: events.RelayEnded, out: list[Effect]) -> N
     elif task.stopping is not None:
         _end(state, task, task.stopping, out)
     elif event.how is RelayEnd.REFUSED:
-        _wait_again(state, task, event.at, out)
+        _wait_again(state, task, task.queued_at, out)  # it has never been served: its wait goes on
     elif event.how is RelayEnd.LOST and event.tokens == 0 and task.crashes < state.limits.crash_retries:
         task.crashes += 1
         tries = f"{task.crashes} of {state.limits.crash_retries}"
@@ -207,8 +207,8 @@ def _give_back(state: State, worker: Worker, event: events.RelayEnded, out: list
         _forget_worker(state, worker, out)
 
 
-def _wait_again(state: State, task: Task, at: float, out: list[Effect]) -> None:
-    task.state, task.worker_id, task.queued_at = TaskState.QUEUED, None, at
+def _wait_again(state: State, task: Task, since: float, out: list[Effect]) -> None:
+    task.state, task.worker_id, task.queued_at = TaskState.QUEUED, None, since
     state.queue.add(task.id, task.priority, task.order)
     out.append(TaskChanged(task.id))
 
@@ -255,7 +255,7 @@ def _act_on(
         _end(state, task, decision.error, out)
         return
     state.queue.remove(task.id, task.priority, task.order)
-    task.admitted = True
+    task.admitted, task.placed_at = True, at
     if isinstance(decision, Use):
         _start_relay(state, task, decision, at, out)
     elif isinstance(decision, Join):

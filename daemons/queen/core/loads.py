@@ -151,7 +151,8 @@ def _release(state: State, load: Load, at: float, out: list[Effect]) -> None:
     for task_id in load.waiters:
         task = state.tasks[task_id]
         task.load_id = task.worker_id = None
-        task.state, task.queued_at = TaskState.QUEUED, at
+        task.state = TaskState.QUEUED
+        task.queued_at += at - task.placed_at  # the load is no part of the wait
         state.queue.add(task.id, task.priority, task.order)
         out.append(TaskChanged(task_id))
 

@@ -61,7 +61,8 @@ class Refusal:
 
 @dataclass(slots=True)
 class Task:
-    """A live task. `order` is its rank in the queue, kept when it has to wait again; it waits since `queued_at`.
+    """A live task. `order` is its rank in the queue, kept when it has to wait again; it waits since `queued_at`,
+    which is moved on by the time that it spent on a load, begun at `placed_at`.
 
     `start_only` loads a model without generating. `stopping` is why the running generation is being cancelled.
     """
@@ -70,6 +71,7 @@ class Task:
     spec: Spec
     order: int
     queued_at: float
+    placed_at: float = 0.0
     max_tokens: int = 0
     priority: Priority = Priority.INTERACTIVE
     prefix: tuple[bytes, ...] = ()

@@ -166,3 +166,9 @@ async def test_many_writers_lose_no_row(store: QueenStore) -> None:
 
     await asyncio.gather(*(write(number) for number in range(100)))
     assert len(await store.rows()) == 100
+
+
+async def test_a_row_that_cannot_be_written_takes_no_other_along(store: QueenStore) -> None:
+    bad = _row("task-2").model_copy(update={"error": {"what": object()}})
+    store.save([(_row("task-1"), _request()), (bad, None), (_row("task-3"), None)])
+    assert {row.id for row in await store.rows()} == {"task-1", "task-3"}

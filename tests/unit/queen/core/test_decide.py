@@ -449,3 +449,25 @@ def test_task_changes_are_told() -> None:
     assert task_place(state, state.tasks["t1"]) == {
         "state": TaskState.RUNNING, "worker_id": "w-00000001", "node": "local", "queue_position": None,
     }  # fmt: skip
+
+
+def test_a_task_that_is_refused_again_and_again_has_waited_all_the_time() -> None:
+    state = empty_state(queue_wait_s=10.0)
+    decide(state, sampled("local", worker_row()))
+    decide(state, submitted("t1", at=0.0))
+    at = 0.0
+    while "t1" in state.tasks and at < 60.0:
+        at += 0.5
+        running = state.tasks["t1"].state is TaskState.RUNNING
+        decide(state, RelayEnded(at, "t1", RelayEnd.REFUSED, 0) if running else Tick(at))
+    assert 10.0 <= at <= 13.0
+
+
+def test_the_time_of_a_load_is_no_part_of_the_wait_but_the_time_before_it_is() -> None:
+    state = empty_state(queue_wait_s=10.0)
+    decide(state, submitted("t1", at=0.0))
+    task = state.tasks["t1"]
+    task.queued_at = -4.0  # it has waited for four seconds before
+    (spawn,) = spawns(decide(state, sampled("local", at=0.0)))
+    decide(state, LoadFailed(60.0, spawn.load_id, RbeeError(Code.HIVE_UNREACHABLE, "it died")))
+    assert task.queued_at == 56.0
