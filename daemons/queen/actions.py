@@ -21,7 +21,7 @@ from daemons.contracts.workers import (
     WorkerExitList,
 )
 from daemons.kit.client import REQUEST_ID_HEADER, DaemonClient, Peer, error_in, until_end
-from daemons.kit.logs import REQUEST_ID_KEY
+from daemons.kit.logs import REQUEST_ID_KEY, get_logger
 from daemons.kit.policy import Policy
 from daemons.queen.core.effects import EvictWorker, SpawnWorker
 from daemons.queen.core.events import (
@@ -63,10 +63,11 @@ class Audience(Protocol):
 
 
 class WorkerClients:
-    """One client per worker, so that connections are kept alive between tasks."""
+    """One client per worker, so that connections are kept alive between tasks; one that is not known gets none kept."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, known: Callable[[str], bool]) -> None:
         self._policy = policy
+        self._known = known
         self._clients: dict[str, DaemonClient] = {}
         self._users: Counter[DaemonClient] = Counter()
 
@@ -76,7 +77,9 @@ class WorkerClients:
         client = self._clients.get(worker.id)
         if client is None:
             peer = Peer(worker.url, worker.key, f"worker {worker.id}", Code.WORKER_CRASHED)
-            client = self._clients[worker.id] = DaemonClient(peer, self._policy)
+            client = DaemonClient(peer, self._policy)
+            if self._known(worker.id):
+                self._clients[worker.id] = client  # else nobody would say when it is to be retired
         self._users[client] += 1
         try:
             yield client
@@ -93,7 +96,10 @@ class WorkerClients:
     async def _close_unused(self, client: DaemonClient) -> None:
         if not self._users[client] and client not in self._clients.values():
             del self._users[client]
-            await client.close()
+            try:
+                await client.close()
+            except Exception as error:
+                get_logger().error("a client was not closed", peer=client.peer.name, exc_info=error)
 
     async def close(self) -> None:
         for worker_id in list(self._clients):
@@ -113,7 +119,7 @@ class Actions:
         *,
         now: Callable[[], float],
     ) -> None:
-        self.clients = WorkerClients(policy)
+        self.clients = WorkerClients(policy, lambda worker_id: worker_id in state.workers)
         self._state = state
         self._watchers = watchers
         self._policy = policy

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from daemons.queen.ledger import TaskLedger
 from daemons.queen.metrics import Metrics
 from daemons.queen.nodes import Hive, NodeWatcher
 from daemons.queen.relay import Relay, RelayJob
-from daemons.queen.store import QueenStore, TelemetryMinutes
+from daemons.queen.store import QueenStore, StoredTask, TelemetryMinutes
 from daemons.queen.submissions import Submission, restored
 from daemons.queen.tasks import TaskBook, TaskRecord
 
@@ -95,9 +96,23 @@ class QueenService:
         waiting = await self.store.recover(now)
         self.book.remember_rows(await self.store.rows(limit=20, states=sorted(ENDED)))
         self._running = asyncio.create_task(self._run(), name="queen")
+        self._running.add_done_callback(self._owner_ended)
         for stored in waiting:
-            self.submit(restored(stored))
+            self._take_up(stored)
         await self._ready.wait()
+
+    def _take_up(self, stored: StoredTask) -> None:
+        try:
+            self.submit(restored(stored))
+        except RbeeError as error:
+            changes = {"state": TaskState.FAILED, "ended_at": time.time(), "error": error.as_dict()}
+            self.store.save([(stored.row.model_copy(update=changes), None)])
+
+    def _owner_ended(self, _running: "asyncio.Task[None]") -> None:
+        """Nobody takes events in any more: end the daemon rather than answer for a queen that does nothing."""
+        self._ready.set()
+        self._idle.set()
+        self.stop()
 
     def begin_drain(self) -> None:
         """Refuse new tasks."""
@@ -107,7 +122,7 @@ class QueenService:
         """Return when no task is left, or when the drain time that somebody asked for is over."""
         try:
             async with asyncio.timeout(self._shutdown.drain_s):
-                while not self.idle:
+                while not self.idle and self._running is not None and not self._running.done():
                     await self._idle.wait()
                     await asyncio.sleep(0)
         except TimeoutError:
@@ -116,17 +131,29 @@ class QueenService:
     async def close(self) -> None:
         """End what is left, then the hives that were started for this queen alone."""
         self.closing.set()
-        if self._running is not None:
+        async with AsyncExitStack() as last_things:  # from the last to the first, each also when others failed
+            last_things.push_async_callback(self.store.close)
+            last_things.push_async_callback(self._stop_hives)
+            last_things.push_async_callback(self.actions.clients.close)
+            last_things.callback(self.minutes.flush)
+            last_things.callback(self.ledger.save_rows)
+            last_things.callback(self.feed.close)
+            last_things.push_async_callback(self._end_running)
             self._end_what_is_left()
+
+    async def _end_running(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
             self._inbox.put_nowait(None)
-            await self._running
-            self._running = None
-        self.feed.close()
-        self.ledger.save_rows()
-        self.minutes.flush()
-        await self.actions.clients.close()
-        await asyncio.gather(*(watcher.hive.stop_if_ours() for watcher in self.watchers.values()))
-        await self.store.close()
+            (failure,) = await asyncio.gather(running, return_exceptions=True)
+            if failure is not None:
+                get_logger().error("the queen's owner had failed", exc_info=failure)
+
+    async def _stop_hives(self) -> None:
+        stops = (watcher.hive.stop_if_ours() for watcher in self.watchers.values())
+        failures = [failure for failure in await asyncio.gather(*stops, return_exceptions=True) if failure is not None]
+        if failures:
+            raise failures[0]
 
     def shut_down(self, request: DrainRequest) -> None:
         """End the queen as SIGTERM would, after at most the drain time of the request."""
@@ -175,7 +202,7 @@ class QueenService:
         if isinstance(event, ev.NodeSampled):
             self._note_sample(event.node, event.sample)
         for effect in decide(self.state, event):
-            self._perform[type(effect)](effect)
+            self._act(effect)
         if isinstance(event, ev.NodeSampled) and self.feed.watched:
             self.feed.publish(EventType.TELEMETRY, self.view.telemetry(event.node, event.sample))
         self.feed.publish_changes()
@@ -185,6 +212,30 @@ class QueenService:
         else:
             self._idle.set()
             self._on_idle()
+
+    def _act(self, effect: fx.Effect) -> None:
+        """Begin an effect. One that cannot be begun is answered as one that failed; the others are not held up."""
+        try:
+            self._perform[type(effect)](effect)
+        except Exception as error:
+            get_logger().error("an effect was not begun", kind=type(effect).__name__, exc_info=error)
+            self._not_begun(effect, RbeeError(Code.INTERNAL, "the queen failed unexpectedly; its log has the trace"))
+
+    def _not_begun(self, effect: fx.Effect, error: RbeeError) -> None:
+        match effect:
+            case fx.SpawnWorker():
+                self.post(ev.LoadFailed(self.now(), effect.load_id, error))
+            case fx.EvictWorker():
+                self.post(ev.WorkerEvicted(self.now(), effect.worker_id, error))
+            case fx.StartRelay():
+                self.post(ev.RelayEnded(self.now(), effect.task_id, ev.RelayEnd.FAILED, 0, error))
+            case fx.EndTask():
+                record = self.book.find(effect.task_id)
+                if record is not None and not record.events.closed:
+                    record.decided.set()
+                    self.ledger.ended(record, error, None, self.now())
+            case _:
+                pass  # nobody waits for the others
 
     def _note_settled(self) -> None:
         if any(node.status is NodeStatus.STARTING for node in self.state.nodes.values()):
@@ -203,6 +254,8 @@ class QueenService:
         record = submission.record(self.policy.event_keep_bytes, self.now())
         self.book.add(record)
         self._idle.clear()
+        if submission.restored:
+            record.decided.set()  # taken by an earlier queen: a refusal now is an end that is to be kept
         if record.deadline is not None:
             left = max(0.0, record.deadline - time.time())
             record.timer = asyncio.get_running_loop().call_later(left, self._deadline, record)
@@ -415,7 +468,11 @@ class QueenService:
     async def _each(self, seconds: float, work: Callable[[], None]) -> None:
         while True:
             await asyncio.sleep(seconds)
-            work()
+            try:
+                work()
+            except Exception as error:
+                # What failed for now is done the next time; the service goes on.
+                get_logger().error("regular work failed", work=work.__name__, exc_info=error)
 
     def _tick(self) -> None:
         self.post(ev.Tick(self.now()))

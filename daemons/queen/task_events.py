@@ -6,7 +6,7 @@ the text so far is asked for.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,6 +20,7 @@ _KEPT_AFTER_DROP = 0.75
 _MOST_PER_CHUNK = 256
 _DATA = b"\ndata: "
 _TOKEN = EventType.TOKEN.value
+_MOST_TOKENS = 2**53
 
 
 class TaskEvents:
@@ -84,7 +85,7 @@ class TaskEvents:
     @property
     def tokens(self) -> int:
         """Tokens so far, at least: the last event may hold several."""
-        return int(_data_of(self._last_token)["index"]) + 1 if self._last_token else 0
+        return max(_token_of(_data_of(self._last_token))[1] + 1, self._text_tokens) if self._last_token else 0
 
     @property
     def text(self) -> str:
@@ -93,9 +94,9 @@ class TaskEvents:
         parts = [self._text]
         for offset in range(start, len(self._kinds)):
             if self._kinds[offset] == _TOKEN:
-                data = _data_of(self._encoded[offset])
-                parts.append(data["token"])
-                self._text_tokens = data["index"] + 1
+                token, index = _token_of(_data_of(self._encoded[offset]))
+                parts.append(token)
+                self._text_tokens = max(self._text_tokens, index + 1)
                 self._text_at = self._first + offset
         self._text = "".join(parts)
         return self._text
@@ -171,8 +172,12 @@ class TaskReader:
                 rows = self._events.typed_after(self._number)
                 self._number += len(rows)
             for kind, data in rows:
-                told += len(data["token"]) if kind == _TOKEN else 0
-                yield kind, data
+                if kind == _TOKEN:
+                    token, index = _token_of(data)
+                    told += len(token)
+                    yield kind, {**data, "token": token, "index": index}
+                else:
+                    yield kind, data
             if self._at_end():
                 return
             if not rows:
@@ -188,6 +193,15 @@ class TaskReader:
 
 
 def _data_of(encoded: bytes) -> dict[str, Any]:
-    """The decoded data of an encoded event."""
-    data: dict[str, Any] = json.loads(encoded[encoded.index(_DATA) + len(_DATA) :])
-    return data
+    """The decoded data of an encoded event; empty when it is no object. A worker's events are passed on unchecked."""
+    try:
+        data = json.loads(encoded[encoded.index(_DATA) + len(_DATA) :])
+    except (ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _token_of(data: Mapping[str, Any]) -> tuple[str, int]:
+    """(text, index) of a token event; what is missing or of another kind counts as no text, and as -1."""
+    token, index = data.get("token"), data.get("index")
+    return token if isinstance(token, str) else "", index if type(index) is int and 0 <= index < _MOST_TOKENS else -1

@@ -126,6 +126,9 @@ class TaskHandlers:
                 timings=row.timings,
             )
             yield encode_event(EventType.DONE.value, done, 2)
+        else:
+            unknown = RbeeError(Code.QUEEN_RESTARTED, "how the task ended was not kept", details={"id": row.id})
+            yield encode_event(EventType.ERROR.value, unknown.as_dict(), 2)
 
 
 async def taken(record: TaskRecord) -> None:

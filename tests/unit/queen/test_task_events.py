@@ -150,3 +150,15 @@ def test_typed_reading_yields_the_whole_text_however_far_a_reader_falls_behind(
         return "".join(read)
 
     assert asyncio.run(scenario()) == "".join(texts)
+
+
+@pytest.mark.parametrize("raw", ['{"text":"x"}', '{"token":1,"index":"2"}', "[1]", "nonsense", '{"index":-5}'])
+async def test_a_token_event_that_is_none_costs_nothing_but_itself(raw: str) -> None:
+    """A worker's events are passed on unchecked; readers and the clock ask for text and count at any time."""
+    events = _filled(2)
+    events.add("token", raw)
+    assert events.tokens <= 2
+    assert (events.text, events.tokens) == ("t0 t1 ", 2)
+    events.add("done", "{}")
+    reader = events.read()
+    assert "".join([data["token"] async for kind, data in reader.typed() if kind == "token"]) == "t0 t1 "
