@@ -16,6 +16,7 @@ class AnswerPrinter:
         self._screen = screen
         self._terse = terse and not screen.verbose
         self._parts: list[str] = []
+        self.tokens = 0
 
     @property
     def text(self) -> str:
@@ -25,6 +26,7 @@ class AnswerPrinter:
     def __call__(self, event: AnswerEvent) -> None:
         if isinstance(event, Token):
             self._parts.append(event.token)
+            self.tokens = max(self.tokens, event.index) + 1  # some tokens have no text of their own
             if not self._screen.as_json:
                 self._screen.write(event.token)
         elif isinstance(event, Progress):
@@ -53,7 +55,7 @@ class AnswerPrinter:
 def cost(answer: Answer) -> Narration:
     """Tokens, tokens per second and time to first token, in a sentence."""
     done, timings = answer.done, answer.done.timings
-    cut = ", stopped at the limit of tokens" if done.finish_reason is FinishReason.LENGTH else ""
+    cut = ", stopped at the limit of tokens (more: --max-tokens N)" if done.finish_reason is FinishReason.LENGTH else ""
     first = f"{answer.ttft_ms:.0f} ms" if answer.ttft_ms < 1000 else f"{answer.ttft_ms / 1000:.1f} s"
     return Narration(
         actor="keeper",

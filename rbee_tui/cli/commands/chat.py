@@ -16,6 +16,7 @@ from rbee_tui.keeper.installation import Installation
 from rbee_tui.keeper.session import QueenSession, ensure
 
 PROMPT = "> "
+END_HINT = "Ctrl+D ends"
 HELP = "/new begins again, /exit or Ctrl+D ends, Ctrl+C stops an answer"
 MAX_TOKENS = 512
 
@@ -91,7 +92,7 @@ def _turn(
 
 
 def _lines(call: Call) -> Iterator[str]:
-    """Lines that are not blank, up to the end of the input. Raises KeyboardInterrupt on Ctrl+C at the prompt."""
+    """Lines that are not blank, up to the end of the input. At a terminal Ctrl+C drops the line that is being typed."""
     terminal = sys.stdin.isatty() and call.screen.out_is_terminal
     if terminal:
         import readline  # noqa: F401 - gives `input` line editing and history
@@ -100,5 +101,11 @@ def _lines(call: Call) -> Iterator[str]:
             line = input(PROMPT if terminal else "").strip()
         except EOFError:
             return
+        except KeyboardInterrupt:
+            if not terminal:
+                raise
+            call.screen.line("")
+            call.screen.say(END_HINT)
+            continue
         if line:
             yield line

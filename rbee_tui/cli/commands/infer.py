@@ -12,6 +12,7 @@ from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.tasks import TaskRequest
 from rbee_tui.cli.answer_printer import AnswerPrinter
 from rbee_tui.cli.call import Call, command_options
+from rbee_tui.cli.exits import Exit
 from rbee_tui.cli.generation_options import generation_options, placement_options
 from rbee_tui.keeper.infer import build_request, run_task
 from rbee_tui.keeper.installation import Installation
@@ -53,11 +54,18 @@ def infer(
     """
     text = _prompt(words, prompt)
     request = build_request(model, {**fields, **_input(text, system), "response_format": _response_format(json_schema)})
-    call.run(_answer(call, call.installation(), request, ephemeral=ephemeral))
-
-
-async def _answer(call: Call, installation: Installation, request: TaskRequest, *, ephemeral: bool) -> None:
     printer = AnswerPrinter(call.screen)
+    try:
+        call.run(_answer(call, call.installation(), request, printer, ephemeral=ephemeral))
+    except KeyboardInterrupt:
+        call.screen.stop_progress()
+        call.screen.say(f"cancelled after {printer.tokens} {'token' if printer.tokens == 1 else 'tokens'}")
+        raise click.exceptions.Exit(Exit.INTERRUPTED) from None
+
+
+async def _answer(
+    call: Call, installation: Installation, request: TaskRequest, printer: AnswerPrinter, *, ephemeral: bool
+) -> None:
     async with await ensure(installation, call.screen.narrate, ephemeral=ephemeral) as session:
         answer = await run_task(session, request, printer, partials=installation.paths.partial_answers)
         printer.finish(answer, model=request.model, request_id=installation.request_id)

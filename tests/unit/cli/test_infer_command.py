@@ -129,7 +129,7 @@ class TestOutput:
 
     def test_a_limit_that_was_reached_is_said(self, rbee: Rbee, queen: FakeQueen) -> None:
         queen.answers = [[(EventType.TOKEN, Token(token="x", index=0)), done(1, FinishReason.LENGTH)]]
-        assert "stopped at the limit of tokens" in rbee("infer", "-m", "demo", "Hi").err
+        assert "stopped at the limit of tokens (more: --max-tokens N)" in rbee("infer", "-m", "demo", "Hi").err
 
     def test_a_text_that_ends_its_line_gets_no_second_end(self, rbee: Rbee, queen: FakeQueen) -> None:
         queen.answers = [answer_of("one\n", "two\n")]

@@ -73,6 +73,7 @@ class TestCtrlC:
         assert fake.closed_early.wait(2)
         assert f"DELETE /v2/tasks/{TASK_ID}" in [path for path, _ in fake.seen]
         assert b"Traceback" not in err
+        assert err.endswith(b"[keeper] cancelled after 1 token\n")
 
     def test_following_logs_ends(self, fake: FakeQueen, process_environ: Mapping[str, str]) -> None:
         fake.lines = [LogLine(node="local", source="queen", at=1.0, level="info", text=f"line {n}") for n in range(2)]
@@ -182,19 +183,27 @@ class Watched:
         self._terminal = terminal
         self._unread = b""
 
-    def until(self, wanted: bytes) -> bytes:
-        """What it showed up to and with `wanted`."""
+    def until(self, wanted: bytes, *, press: bytes = b"") -> bytes:
+        """What it showed up to and with `wanted`.
+
+        `press` is typed, and again after each silent second: between two waits for keys CPython's line editor does not
+        hear of a signal.
+        """
         deadline = time.monotonic() + LIMIT_S
+        ready: list[int] = []
         while wanted not in self._unread:
-            ready = select.select([self._terminal], [], [], max(0.0, deadline - time.monotonic()))[0]
-            assert ready, f"{wanted!r} did not come: {self._unread!r}"
-            self._unread += os.read(self._terminal, 65_536)
+            if not ready:
+                os.write(self._terminal, press)
+            left = deadline - time.monotonic()
+            ready = select.select([self._terminal], [], [], min(left, 1.0) if press else max(0.0, left))[0]
+            assert ready or (press and left > 1.0), f"{wanted!r} did not come: {self._unread!r}"
+            self._unread += os.read(self._terminal, 65_536) if ready else b""
         before, found, self._unread = self._unread.partition(wanted)
         return before + found
 
 
 class TestChatAtATerminal:
-    """A conversation with a real line editor: Ctrl+C stops an answer, Ctrl+D ends."""
+    """A conversation with a real line editor: Ctrl+C stops an answer or drops a line, Ctrl+D ends."""
 
     def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(
         self, fake: FakeQueen, process_environ: Mapping[str, str]
@@ -218,6 +227,10 @@ class TestChatAtATerminal:
             screen.until(b"Half an")
             os.write(terminal, b"\x03")
             assert b"Traceback" not in screen.until(b"> ")
+            os.write(terminal, b"half a line")
+            screen.until(b"half a line")
+            assert b"Traceback" not in screen.until(b"[keeper] Ctrl+D ends\r\n", press=b"\x03")
+            screen.until(b"> ")
             os.write(terminal, b"Go on\r")
             assert b"Sure." in screen.until(b"tok/s")
             screen.until(b"> ")
