@@ -165,7 +165,8 @@ class Actions:
         self._audience.tell_load(effect.load_id, narration)
 
     async def _read_progress(self, load_id: int, worker: HiveWorker) -> None:
-        async with self.clients.use(worker) as client, client.stream(WORKER_PROGRESS) as events:
+        # One try: the worker's socket was bound before it ran, so nobody answers there only when it has ended.
+        async with self.clients.use(worker) as client, client.stream(WORKER_PROGRESS, tries=1) as events:
             async for event in until_end(events, client.peer.name):
                 if event.type == EventType.PROGRESS:
                     self._audience.pass_on_load(load_id, event.type, event.raw)
