@@ -35,13 +35,13 @@ def key_path(paths: Paths, name: str) -> Path:
 def ensure_key(paths: Paths, name: str) -> str:
     """The key called `name` (``admin``, ``infer``, ``hive``), made on first use.
 
-    Two processes that start at once agree: the file appears whole, and the first one wins.
+    Two processes or threads that start at once agree: the file appears whole, and the first one wins.
     Raises RbeeError(KEY_FILE_INVALID) as `read_key` does.
     """
     path = key_path(paths, name)
     if not path.exists():
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(new_key() + "\n")
         try:
