@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from pytest_bdd import given, parsers, scenarios, then, when
 
 from daemons.contracts import routes
 from daemons.kit.settings import setting_keys
 from tests.bdd.conftest import quoted
+from tests.support.harness import cannot_run
 from tests.support.harness_keeper import Finished
 from tests.support.topology import Topology
 
@@ -96,9 +96,9 @@ def all_places(rbee: Topology) -> Places:
     try:
         probe = subprocess.run([*over_etc(places.etc), "true"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        pytest.skip("no unshare(1) here: the system's file cannot be given to one process alone")
+        cannot_run("no unshare(1) here: the system's file cannot be given to one process alone")
     if probe.returncode != 0:
-        pytest.skip(f"no mount namespaces here, so the system's file cannot be given: {probe.stderr.strip()}")
+        cannot_run(f"no mount namespaces here, so the system's file cannot be given: {probe.stderr.strip()}")
     return places
 
 

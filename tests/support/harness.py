@@ -1,14 +1,24 @@
 """What a scenario saw (processes, HTTP requests), and waiting for a condition instead of sleeping."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NoReturn, TypeVar
+
+import pytest
 
 from daemons.kit.procs.identity import ProcessIdentity, identify
 
 T = TypeVar("T")
+
+
+def cannot_run(reason: str) -> NoReturn:
+    """Skip a test for what this machine lacks, saying what; in continuous integration, where it is a fault, fail."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @dataclass(frozen=True, slots=True)
