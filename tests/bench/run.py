@@ -136,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--params", default="120M")
+    parser.add_argument("--vocabulary", type=int, default=32_000, help="pieces, as a real model of this size has")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
@@ -146,9 +147,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rbee-bench-") as name:
         folder = Path(name)
         model = folder / "synthetic.gguf"
-        info = write_synthetic(model, parameters=parse_count(options.params), type="q8_0", context=8192, seed=1)
+        info = write_synthetic(model, parameters=parse_count(options.params), vocabulary=options.vocabulary, seed=1)
         print(
-            f"model: {info.parameters / 1e6:.0f} M parameters, {info.size_bytes / 2**20:.0f} MiB, Q8_0, random weights"
+            f"model: {info.parameters / 1e6:.0f} M parameters, {info.size_bytes / 2**20:.0f} MiB, Q8_0, random weights, "
+            f"{options.vocabulary} pieces"
         )
         for part in options.only:
             context = 4096 if part in {"prefix", "cancel"} else options.context

@@ -1,7 +1,8 @@
 """Llama models with random weights, of a chosen size: for benchmarks and slow loads. Their text means nothing.
 
-`python -m daemons.models.demo.synthetic --params 120M --type q8_0|f16 --out FILE [--context N] [--seed S]`. Vocabulary
-and chat template are those of the shipped demo model, so that real text tokenizes.
+`python -m daemons.models.demo.synthetic --params 120M --type q8_0|f16 --out FILE [--vocabulary N] [--context N]
+[--seed S]`. Vocabulary and chat template are those of the shipped demo model, so that real text tokenizes; filler words make the
+vocabulary as large as that of a real model, whose cost per token they bring with them.
 
 A run must last until its token limit, so only pieces of plain text can be generated: the first coordinate of the
 residual stream is a positive constant (set by the embedding, touched by no layer), and the output rows of control, byte
@@ -26,6 +27,7 @@ from daemons.models.demo.export import VARIANTS, copy_metadata
 
 SyntheticType = Literal["q8_0", "f16"]
 
+_PIECES, _TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
 _HEAD_WIDTH = 64
 _POOL_ROWS = 512
 _CONSTANT = 4.0
@@ -174,20 +176,41 @@ def _replaced(sides: Sides, context: int, file_type: int) -> dict[str, Any]:
     }
 
 
+def _vocabulary(reader: GGUFReader, size: int) -> dict[str, list[Any]]:
+    """The demo model's pieces, scores and types, with unlikely words behind them up to `size` pieces."""
+    columns: dict[str, list[Any]] = {
+        name: reader.fields[name].contents() for name in (_PIECES, "tokenizer.ggml.scores", _TYPES)
+    }
+    pieces, scores, types = columns.values()
+    more = range(len(pieces), size)
+    pieces += [f" w{number}" for number in more]
+    scores += [-1e6] * len(more)
+    types += [int(TokenType.NORMAL)] * len(more)
+    return columns
+
+
 def write_synthetic(
-    path: Path, *, parameters: int, type: SyntheticType = "q8_0", context: int = 8192, seed: int = 0
+    path: Path,
+    *,
+    parameters: int,
+    type: SyntheticType = "q8_0",
+    vocabulary: int = 0,
+    context: int = 8192,
+    seed: int = 0,
 ) -> SyntheticInfo:
     """Write a random model of about `parameters` weights to `path`; the same arguments give the same bytes.
 
-    The residual and output layout make every logit finite and EOS impossible. Raises `OSError` when `path` cannot be
-    written.
+    `vocabulary`: pieces in all, at least the demo model's own. The residual and output layout make every logit finite
+    and EOS impossible. Raises `OSError` when `path` cannot be written.
     """
     kind, file_type = VARIANTS[type]
     reader = GGUFReader(DEMO_MODEL_PATH)
-    types = np.array(reader.fields["tokenizer.ggml.token_type"].contents())
+    pieces = _vocabulary(reader, vocabulary)
+    types = np.array(pieces[_TYPES])
     sides = sides_for(parameters, len(types))
     writer = GGUFWriter(path, "llama")
-    copy_metadata(reader, writer, _replaced(sides, context, int(file_type)))
+    replaced = _replaced(sides, context, int(file_type)) | {"llama.vocab_size": len(types)}
+    copy_metadata(reader, writer, replaced | pieces)
     plans = tensor_plans(sides, len(types))
     for plan in plans:
         _declare(writer, plan, kind)
@@ -214,10 +237,11 @@ def main() -> None:
     parser.add_argument("--params", type=parse_count, required=True, help="size, such as 120M or 1B")
     parser.add_argument("--type", choices=("q8_0", "f16"), default="q8_0")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--vocabulary", type=int, default=0, help="pieces; at least those of the demo model")
     parser.add_argument("--context", type=int, default=8192)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    print(write_synthetic(asked.out, parameters=asked.params, type=asked.type, context=asked.context, seed=asked.seed))
+    asked = vars(parser.parse_args())
+    print(write_synthetic(asked.pop("out"), parameters=asked.pop("params"), **asked))
 
 
 if __name__ == "__main__":
