@@ -149,8 +149,8 @@ def main() -> None:
         model = folder / "synthetic.gguf"
         info = write_synthetic(model, parameters=parse_count(options.params), vocabulary=options.vocabulary, seed=1)
         print(
-            f"model: {info.parameters / 1e6:.0f} M parameters, {info.size_bytes / 2**20:.0f} MiB, Q8_0, random weights, "
-            f"{options.vocabulary} pieces"
+            f"model: {info.parameters / 1e6:.0f} M parameters, {info.size_bytes / 2**20:.0f} MiB, Q8_0, "
+            f"random weights, {options.vocabulary} pieces"
         )
         for part in options.only:
             context = 4096 if part in {"prefix", "cancel"} else options.context

@@ -1,8 +1,8 @@
 """Llama models with random weights, of a chosen size: for benchmarks and slow loads. Their text means nothing.
 
 `python -m daemons.models.demo.synthetic --params 120M --type q8_0|f16 --out FILE [--vocabulary N] [--context N]
-[--seed S]`. Vocabulary and chat template are those of the shipped demo model, so that real text tokenizes; filler words make the
-vocabulary as large as that of a real model, whose cost per token they bring with them.
+[--seed S]`. Vocabulary and chat template are those of the shipped demo model, so that real text tokenizes; filler words
+make the vocabulary as large as that of a real model, whose cost per token they bring with them.
 
 A run must last until its token limit, so only pieces of plain text can be generated: the first coordinate of the
 residual stream is a positive constant (set by the embedding, touched by no layer), and the output rows of control, byte
