@@ -151,26 +151,21 @@ def run_beside(rbee: Topology, worker: Row, alone: str) -> Batch:
 
 
 def beside(rbee: Topology, worker: Row, alone: str, neighbours: Sequence[dict[str, Any]]) -> Batch:
-    """Run the request while `neighbours` generate, and see that they did so all the time."""
+    """Run the request while `neighbours` generate: each began before it, and still held its slot after it."""
     readers = [ask(rbee, worker["model_ref"], 1900, cache_prompt=False, **fields) for fields in neighbours]
     try:
         for reader in readers:
             reader.wait_tokens(1)
         with ask(rbee, worker["model_ref"], 60, **GREEDY) as reader:
             events = reader.wait_end()
-        together = 1 + sum(generated_throughout(other.events, events) for other in readers)
+        after = stats(rbee, worker)
+        for other in readers:
+            other.wait_tokens(20)
+        together = 1 + after["slots_total"] - after["slots_available"]
         return Batch(alone, text_of(events), tuple(other.text for other in readers), together)
     finally:
         for reader in readers:
             reader.cut()
-
-
-def generated_throughout(neighbour: list[TimedEvent], events: list[TimedEvent]) -> bool:
-    """Whether a neighbour got tokens before, during and not only until the time in which `events` came."""
-    asked = [event.at for event in events if event.type == "token"]
-    others = [event.at for event in neighbour if event.type == "token"]
-    ended = any(event.is_last and event.at <= asked[-1] for event in neighbour)
-    return others[0] < asked[0] and any(asked[0] < at < asked[-1] for at in others) and not ended
 
 
 @then(parsers.parse("all {count:d} shared a batch"))

@@ -46,6 +46,7 @@ class Home:
     def __init__(self, root: Path) -> None:
         self.paths = Paths(home=root, models=root / "models", user_config=root / "config.toml")
         self.paths.create()
+        self.settings()
 
     def settings(self, policy: Policy = QUICK) -> Settings:
         programs = {name: str(self._program(name)) for name in ("queen", "hive")}
@@ -57,6 +58,8 @@ class Home:
 
     def _program(self, name: str) -> Path:
         program = self.paths.home / f"{name}-program"
+        if program.exists():  # a file that another process may be executing cannot be opened for writing
+            return program
         program.write_text(
             f'#!/bin/sh\nPYTHONPATH={REPOSITORY} exec {sys.executable} -m tests.support.fake_daemon {name} "$@"\n'
         )
