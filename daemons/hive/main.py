@@ -18,8 +18,9 @@ def main() -> None:
 @click.option("--owner-pid", type=click.IntRange(min=1), default=None, help="process that an ephemeral hive ends with")
 def serve(host: str | None, port: int | None, ephemeral: bool, owner_pid: int | None) -> None:
     """Serve until SIGTERM, then end all workers and exit 0."""
-    from daemons.hive.serving import Options, run_hive
+    from daemons.hive.serving import run_hive
     from daemons.kit.server import run_daemon
+    from daemons.kit.startup import Options
 
     options = Options(host=host, port=port, ephemeral=ephemeral, owner_pid=owner_pid)
     run_daemon(lambda: run_hive(options))

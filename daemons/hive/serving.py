@@ -1,12 +1,9 @@
 """From a command line to a running hive: settings, log, database, address, parts, and the end of all that."""
 
 import asyncio
-import socket
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
-from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.ids import LOCAL_NODE
 from daemons.contracts.routes import Daemon, Role
 from daemons.hive.catalog import Catalog
@@ -23,26 +20,16 @@ from daemons.hive.store import HiveStore
 from daemons.hive.workers import Home, WorkerProcesses
 from daemons.kit.app import build_app
 from daemons.kit.auth import HIVE_KEY, Keyring, ensure_key
-from daemons.kit.logs import configure_logs, log_start_line
-from daemons.kit.paths import Paths, find_paths
+from daemons.kit.paths import Paths
 from daemons.kit.policy import Policy
-from daemons.kit.procs import ProcessIdentity, bind_listening, identify
-from daemons.kit.runfile import RunFile, published, read_run_file, run_path
-from daemons.kit.server import check_bind, serve, url_of
-from daemons.kit.settings import Settings, load_settings
+from daemons.kit.procs import ProcessIdentity
+from daemons.kit.runfile import RunFile, published, run_path
+from daemons.kit.server import serve, url_of
+from daemons.kit.settings import Settings
+from daemons.kit.startup import Options, listen, prepare
 
 NAME = "hive"
 _KILL_MARGIN_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The command line; None is not given."""
-
-    host: str | None = None
-    port: int | None = None
-    ephemeral: bool = False
-    owner_pid: int | None = None
 
 
 async def run_hive(options: Options) -> None:
@@ -51,27 +38,8 @@ async def run_hive(options: Options) -> None:
     Raises RbeeError: ALREADY_RUNNING, PORT_IN_USE, INSECURE_BIND, CONFIG_INVALID, HOME_UNUSABLE, KEY_FILE_INVALID,
     STATE_SCHEMA_NEWER, STATE_CORRUPT.
     """
-    paths = find_paths()
-    flags = {"hive.host": options.host, "hive.port": options.port}
-    settings = load_settings(paths, flags=flags).settings
-    paths.create()
-    configure_logs(NAME, paths.log_file(NAME), settings.log)
-    log_start_line(ephemeral=options.ephemeral, owner_pid=options.owner_pid)
-    _refuse_second(paths)
-    key = ensure_key(paths, HIVE_KEY)
-    check_bind(settings.hive.host, secured=False)
-    await _serve(paths, settings, key, options)
-
-
-def _refuse_second(paths: Paths) -> None:
-    run = read_run_file(run_path(paths, NAME))
-    if run is not None and run.is_alive:
-        raise RbeeError(
-            Code.ALREADY_RUNNING,
-            f"a hive runs on {paths.home} as pid {run.identity.pid} at {run.url}",
-            details={"pid": run.identity.pid, "url": run.url, "home": str(paths.home)},
-            hint="rbee hive status",
-        )
+    paths, settings = prepare(NAME, options)
+    await _serve(paths, settings, ensure_key(paths, HIVE_KEY), options)
 
 
 async def _serve(paths: Paths, settings: Settings, key: str, options: Options) -> None:
@@ -81,8 +49,8 @@ async def _serve(paths: Paths, settings: Settings, key: str, options: Options) -
         store = HiveStore.at(paths.database(NAME), paths.backups)
         await store.open(now=clock.now(), history_days=policy.history_days)
         stack.push_async_callback(store.close)
-        sock = stack.enter_context(_bind(settings))
-        owner = _owner(options)
+        sock = stack.enter_context(listen(NAME, settings))
+        owner = options.owner()
         home = Home(paths, url_of(sock), options.ephemeral)
         service = HiveService(make_parts(home, settings, store, clock, owner))
         registry = service.parts.registry
@@ -99,26 +67,9 @@ async def _serve(paths: Paths, settings: Settings, key: str, options: Options) -
         await serve(service, app, sock, drain_s=drain_limit_s(policy), on_serving=publish)
 
 
-def _bind(settings: Settings) -> socket.socket:
-    try:
-        return bind_listening(settings.hive.host, settings.hive.port)
-    except RbeeError as error:
-        if error.code is not Code.PORT_IN_USE:
-            raise
-        hint = "RBEE_HIVE_PORT=0 rbee hive start"
-        raise RbeeError(error.code, error.message, details=error.details, hint=hint) from error
-
-
 def drain_limit_s(policy: Policy) -> float:
     """How long the end of a hive may take: its workers drain, get SIGTERM, get SIGKILL."""
     return policy.drain_s + policy.term_s + _KILL_MARGIN_S
-
-
-def _owner(options: Options) -> ProcessIdentity | None:
-    """The process to end with. One that is gone already is named by a pid that will never run: we end at once."""
-    if options.owner_pid is None or not options.ephemeral:
-        return None
-    return identify(options.owner_pid) or ProcessIdentity(options.owner_pid, "", 0)
 
 
 def make_parts(

@@ -19,7 +19,8 @@ def main() -> None:
 def serve(host: str | None, port: int | None, ephemeral: bool, owner_pid: int | None) -> None:
     """Serve until SIGTERM, then finish what runs and exit 0."""
     from daemons.kit.server import run_daemon
-    from daemons.queen.serving import Options, run_queen
+    from daemons.kit.startup import Options
+    from daemons.queen.serving import run_queen
 
     options = Options(host=host, port=port, ephemeral=ephemeral, owner_pid=owner_pid)
     run_daemon(lambda: run_queen(options))

@@ -5,19 +5,16 @@ import importlib.util
 import sys
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 
-from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.ids import LOCAL_NODE
 from daemons.contracts.routes import Daemon, Role
 from daemons.kit.app import build_app
 from daemons.kit.auth import ADMIN_KEY, INFER_KEY, Keyring, ensure_key
-from daemons.kit.logs import configure_logs, log_start_line
-from daemons.kit.paths import Paths, find_paths
-from daemons.kit.procs import ProcessIdentity, bind_listening, identify
-from daemons.kit.runfile import RunFile, published, read_run_file, run_path
-from daemons.kit.server import check_bind, serve, url_of
-from daemons.kit.settings import Settings, load_settings
+from daemons.kit.paths import Paths
+from daemons.kit.runfile import RunFile, published, run_path
+from daemons.kit.server import serve, url_of
+from daemons.kit.settings import Settings
+from daemons.kit.startup import Options, listen, prepare
 from daemons.kit.store import Store
 from daemons.queen.core.state import Limits
 from daemons.queen.fleet import QueenIdentity
@@ -34,44 +31,17 @@ HIVE_MODULES = ("gguf", "duckdb")
 """What a hive imports beyond what the queen has; without them this machine is no node."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The command line; None is not given."""
-
-    host: str | None = None
-    port: int | None = None
-    ephemeral: bool = False
-    owner_pid: int | None = None
-
-
 async def run_queen(options: Options) -> None:
     """Serve until told to end.
 
     Raises RbeeError: ALREADY_RUNNING, PORT_IN_USE, INSECURE_BIND, CONFIG_INVALID, HOME_UNUSABLE, KEY_FILE_INVALID,
     STATE_SCHEMA_NEWER, STATE_CORRUPT.
     """
-    paths = find_paths()
-    flags = {"queen.host": options.host, "queen.port": options.port}
-    settings = load_settings(paths, flags=flags).settings
-    paths.create()
-    configure_logs(NAME, paths.log_file(NAME), settings.log)
-    log_start_line(ephemeral=options.ephemeral, owner_pid=options.owner_pid)
-    _refuse_second(paths)
-    check_bind(settings.queen.host, secured=False)
+    paths, settings = prepare(NAME, options)
     keyring = Keyring({ensure_key(paths, ADMIN_KEY): Role.ADMIN, ensure_key(paths, INFER_KEY): Role.INFER})
     # Log and database have threads; by default each may hold the interpreter for 5 ms, which every token would feel.
     sys.setswitchinterval(SWITCH_S)
     await _serve(paths, settings, keyring, options)
-
-
-def _refuse_second(paths: Paths) -> None:
-    run = read_run_file(run_path(paths, NAME))
-    if run is not None and run.is_alive:
-        raise RbeeError(
-            Code.ALREADY_RUNNING,
-            f"a queen runs on {paths.home} as pid {run.identity.pid} at {run.url}",
-            details={"pid": run.identity.pid, "url": run.url, "home": str(paths.home)},
-        )
 
 
 async def _serve(paths: Paths, settings: Settings, keyring: Keyring, options: Options) -> None:
@@ -80,12 +50,12 @@ async def _serve(paths: Paths, settings: Settings, keyring: Keyring, options: Op
         store = QueenStore(Store(paths.database(NAME), MIGRATIONS, paths.backups))
         await store.open()
         stack.push_async_callback(store.close)
-        sock = stack.enter_context(bind_listening(settings.queen.host, settings.queen.port))
+        sock = stack.enter_context(listen(NAME, settings))
         identity = QueenIdentity(time.time(), options.ephemeral, url_of(sock))
         service = QueenService(make_parts(paths, settings, store, identity))
         logs = QueenLogs(paths.log_file(NAME), service.watchers, service.closing)
         app = build_app(Daemon.QUEEN, queen_handlers(service, logs), keyring=lambda: keyring, policy=settings.policy)
-        owner = _owner(options)
+        owner = options.owner()
         run = RunFile.of_this_process(NAME, identity.url, ephemeral=options.ephemeral, owner=owner)
         counted = InFlight(app, lambda: None)
         if owner is not None:
@@ -103,13 +73,6 @@ async def _serve(paths: Paths, settings: Settings, keyring: Keyring, options: Op
 async def _cancel(task: "asyncio.Task[None]") -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-def _owner(options: Options) -> ProcessIdentity | None:
-    """The process to end with. One that is gone already is named by a pid that will never run: we end at once."""
-    if options.owner_pid is None or not options.ephemeral:
-        return None
-    return identify(options.owner_pid) or ProcessIdentity(options.owner_pid, "", 0)
 
 
 def make_parts(paths: Paths, settings: Settings, store: QueenStore, identity: QueenIdentity) -> Parts:

@@ -1,6 +1,6 @@
 """`make bench`: interleaved rounds, medians, ratios. Prints a table with the load average; claims come from here.
 
-python -m tests.bench.run [--rounds 6] [--params 120M] [--tokens 96] [--only worker|relay|prefix|cancel …]
+python -m tests.bench.run [--rounds 6] [--params 150M] [--tokens 96] [--only worker|relay|prefix|cancel …]
 """
 
 import argparse
@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from daemons.models.demo.synthetic import parse_count, write_synthetic
+from daemons.models.demo.synthetic import WIDTHS, parse_count, write_synthetic
 from tests.bench import servers
 from tests.bench.latency import cancel_to_free_slot_ms, prefix_ttft_ms
 from tests.bench.load import Target
@@ -135,8 +135,9 @@ def main() -> None:
     """Run the parts and print every ratio next to what is required of it; exit 1 when one is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--params", default="120M")
+    parser.add_argument("--params", default="150M")
     parser.add_argument("--vocabulary", type=int, default=32_000, help="pieces, as a real model of this size has")
+    parser.add_argument("--width", type=int, default=1536, choices=WIDTHS, help="of a row, as a 1.5 B model has")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
@@ -147,10 +148,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rbee-bench-") as name:
         folder = Path(name)
         model = folder / "synthetic.gguf"
-        info = write_synthetic(model, parameters=parse_count(options.params), vocabulary=options.vocabulary, seed=1)
+        info = write_synthetic(
+            model,
+            parameters=parse_count(options.params),
+            vocabulary=options.vocabulary,
+            width=options.width,
+            seed=1,
+        )
         print(
             f"model: {info.parameters / 1e6:.0f} M parameters, {info.size_bytes / 2**20:.0f} MiB, Q8_0, "
-            f"random weights, {options.vocabulary} pieces"
+            f"random weights, {info.layers} layers of width {info.width}, {options.vocabulary} pieces"
         )
         for part in options.only:
             context = 4096 if part in {"prefix", "cancel"} else options.context

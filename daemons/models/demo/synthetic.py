@@ -1,8 +1,10 @@
 """Llama models with random weights, of a chosen size: for benchmarks and slow loads. Their text means nothing.
 
-`python -m daemons.models.demo.synthetic --params 120M --type q8_0|f16 --out FILE [--vocabulary N] [--context N]
-[--seed S]`. Vocabulary and chat template are those of the shipped demo model, so that real text tokenizes; filler words
-make the vocabulary as large as that of a real model, whose cost per token they bring with them.
+`python -m daemons.models.demo.synthetic --params 120M --type q8_0|f16 --out FILE [--vocabulary N] [--width N]
+[--context N] [--seed S]`. Vocabulary and chat template are those of the shipped demo model, so that real text
+tokenizes; filler words make the vocabulary as large as that of a real model, whose cost per token they bring with them.
+Width is the other thing that costs: llama.cpp's CPU kernels for several tokens at once wait for memory at the start of
+every row, so a model of narrow rows gains less from batching than the wide models that people run.
 
 A run must last until its token limit, so only pieces of plain text can be generated: the first coordinate of the
 residual stream is a positive constant (set by the embedding, touched by no layer), and the output rows of control, byte
@@ -64,6 +66,7 @@ _SIDES = (
     (1_500_000_000, Sides(1536, 4096, 24, 8)),
 )
 _LARGEST = Sides(2560, 6912, 40, 8)
+WIDTHS = (*(sides.width for _, sides in _SIDES), _LARGEST.width)
 
 
 class TensorPlan(NamedTuple):
@@ -75,9 +78,15 @@ class TensorPlan(NamedTuple):
     scale: float
 
 
-def sides_for(parameters: int, vocabulary: int) -> Sides:
-    """The usual width for this size, and as many whole layers as come nearest to `parameters`."""
-    sides = next((sides for limit, sides in _SIDES if parameters < limit), _LARGEST)
+def sides_for(parameters: int, vocabulary: int, width: int = 0) -> Sides:
+    """The given width (0: the usual one for this size), and as many whole layers as come nearest to `parameters`.
+
+    Raises `ValueError` for a width that is not one of `WIDTHS`.
+    """
+    if width and width not in WIDTHS:
+        raise ValueError(f"width {width} is not one of {', '.join(map(str, WIDTHS))}")
+    fits = (sides for limit, sides in _SIDES if (sides.width == width if width else parameters < limit))
+    sides = next(fits, _LARGEST)
     per_layer = sum(plan.rows * plan.columns for plan in _layer(sides, 0))
     layers = round((parameters - 2 * vocabulary * sides.width) / per_layer)
     return sides._replace(layers=max(1, layers))
@@ -195,19 +204,21 @@ def write_synthetic(
     parameters: int,
     type: SyntheticType = "q8_0",
     vocabulary: int = 0,
+    width: int = 0,
     context: int = 8192,
     seed: int = 0,
 ) -> SyntheticInfo:
     """Write a random model of about `parameters` weights to `path`; the same arguments give the same bytes.
 
-    `vocabulary`: pieces in all, at least the demo model's own. The residual and output layout make every logit finite
-    and EOS impossible. Raises `OSError` when `path` cannot be written.
+    `vocabulary`: pieces in all, at least the demo model's own. `width`: one of `WIDTHS`, 0 for the usual one. The
+    residual and output layout make every logit finite and EOS impossible. Raises `OSError` when `path` cannot be
+    written.
     """
     kind, file_type = VARIANTS[type]
     reader = GGUFReader(DEMO_MODEL_PATH)
     pieces = _vocabulary(reader, vocabulary)
     types = np.array(pieces[_TYPES])
-    sides = sides_for(parameters, len(types))
+    sides = sides_for(parameters, len(types), width)
     writer = GGUFWriter(path, "llama")
     replaced = _replaced(sides, context, int(file_type)) | {"llama.vocab_size": len(types)}
     copy_metadata(reader, writer, replaced | pieces)
@@ -238,6 +249,7 @@ def main() -> None:
     parser.add_argument("--type", choices=("q8_0", "f16"), default="q8_0")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vocabulary", type=int, default=0, help="pieces; at least those of the demo model")
+    parser.add_argument("--width", type=int, default=0, choices=WIDTHS, help="of a row; the usual one for this size")
     parser.add_argument("--context", type=int, default=8192)
     parser.add_argument("--seed", type=int, default=0)
     asked = vars(parser.parse_args())

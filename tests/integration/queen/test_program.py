@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,7 @@ from daemons.contracts import routes
 from daemons.kit.procs.identity import is_alive
 from tests.conftest import StartTopology
 from tests.support.harness import eventually
-from tests.support.harness_http import EventReader
+from tests.support.harness_http import EventReader, text_of
 from tests.support.harness_models import ModelShelf
 from tests.support.topology import Topology
 
@@ -78,10 +77,11 @@ def test_a_killed_queen_fails_what_ran_and_runs_what_waited(fresh_topology: Star
     worker = topology.start_worker(model, "--slots", "1")
     ran = detach(topology, model, max_tokens=3000)
     with follow(topology, ran) as reader:
-        reader.wait_tokens(5)
+        text = text_of(reader.wait_tokens(5))
         waited = detach(topology, model, max_tokens=5)
         assert row_of(topology, waited)["state"] == "queued"
-        time.sleep(2.5)  # more than the queen's pace of keeping text
+        kept = topology.home / "queen.duckdb.wal"
+        eventually(lambda: text.encode() in kept.read_bytes(), "the queen keeps the text", within_s=10.0)
         kill_daemon(topology, "queen")
     topology.start_queen()
     assert [row["id"] for row in topology.hive_workers()] == [worker["id"]]

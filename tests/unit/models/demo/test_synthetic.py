@@ -34,6 +34,16 @@ def test_true_count_is_near(asked: float) -> None:
     assert sides.heads * 64 == sides.width
 
 
+def test_a_width_can_be_asked_for() -> None:
+    """Wide rows, fewer layers, about the same count; a width without known sides is refused."""
+    usual, wide = sides_for(150_000_000, 32_000), sides_for(150_000_000, 32_000, 1536)
+    assert (usual.width, wide.width) == (768, 1536)
+    assert wide.layers < usual.layers
+    assert sum(plan.rows * plan.columns for plan in tensor_plans(wide, 32_000)) == pytest.approx(150e6, rel=0.1)
+    with pytest.raises(ValueError, match="width 1000 is not one of"):
+        sides_for(150_000_000, 32_000, 1000)
+
+
 def test_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
     """Peers of a benchmark can each write their own copy."""
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
