@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Final
 from pathlib import Path
 
 from daemons.contracts.ids import LOCAL_NODE
@@ -28,7 +29,7 @@ from daemons.kit.server import serve, url_of
 from daemons.kit.settings import Settings
 from daemons.kit.startup import Options, listen, prepare
 
-NAME = "hive"
+NAME: Final = "hive"
 _KILL_MARGIN_S = 10.0
 
 

@@ -2,6 +2,7 @@
 
 import socket
 from dataclasses import dataclass
+from typing import Literal
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.kit.logs import configure_logs, log_start_line
@@ -10,6 +11,8 @@ from daemons.kit.procs import ProcessIdentity, bind_listening, identify
 from daemons.kit.runfile import read_run_file, run_path
 from daemons.kit.server import check_bind
 from daemons.kit.settings import HiveSettings, QueenSettings, Settings, load_settings
+
+DaemonName = Literal["queen", "hive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Options:
         return identify(self.owner_pid) or ProcessIdentity(self.owner_pid, "", 0)
 
 
-def prepare(name: str, options: Options) -> tuple[Paths, Settings]:
+def prepare(name: DaemonName, options: Options) -> tuple[Paths, Settings]:
     """Folders, settings and log of the daemon `name`, before anything of it is made.
 
     Raises RbeeError: CONFIG_INVALID, HOME_UNUSABLE, ALREADY_RUNNING, INSECURE_BIND.
@@ -43,7 +46,7 @@ def prepare(name: str, options: Options) -> tuple[Paths, Settings]:
     return paths, settings
 
 
-def listen(name: str, settings: Settings) -> socket.socket:
+def listen(name: DaemonName, settings: Settings) -> socket.socket:
     """The listening socket of the daemon `name`. Raises RbeeError(PORT_IN_USE)."""
     address = _address(name, settings)
     try:
@@ -55,11 +58,11 @@ def listen(name: str, settings: Settings) -> socket.socket:
         raise RbeeError(error.code, error.message, details=error.details, hint=hint) from error
 
 
-def _address(name: str, settings: Settings) -> QueenSettings | HiveSettings:
-    return {"queen": settings.queen, "hive": settings.hive}[name]
+def _address(name: DaemonName, settings: Settings) -> QueenSettings | HiveSettings:
+    return settings.queen if name == "queen" else settings.hive
 
 
-def _refuse_second(name: str, paths: Paths) -> None:
+def _refuse_second(name: DaemonName, paths: Paths) -> None:
     run = read_run_file(run_path(paths, name))
     if run is not None and run.is_alive:
         raise RbeeError(

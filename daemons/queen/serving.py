@@ -5,6 +5,7 @@ import importlib.util
 import sys
 import time
 from contextlib import AsyncExitStack
+from typing import Final
 
 from daemons.contracts.ids import LOCAL_NODE
 from daemons.contracts.routes import Daemon, Role
@@ -25,7 +26,7 @@ from daemons.queen.owner import InFlight, OwnerWatch
 from daemons.queen.service import Parts, QueenService
 from daemons.queen.store import MIGRATIONS, QueenStore
 
-NAME = "queen"
+NAME: Final = "queen"
 SWITCH_S = 0.0005
 HIVE_MODULES = ("gguf", "duckdb")
 """What a hive imports beyond what the queen has; without them this machine is no node."""
