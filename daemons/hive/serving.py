@@ -2,8 +2,8 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import Final
 from pathlib import Path
+from typing import Final
 
 from daemons.contracts.ids import LOCAL_NODE
 from daemons.contracts.routes import Daemon, Role
