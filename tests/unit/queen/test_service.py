@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.routes import TASK_CANCEL, TASK_CREATE, TASK_EVENTS, TASK_LIST, TASK_SHOW
 from daemons.contracts.tasks import TaskList, TaskRow, TaskState
 from daemons.contracts.workers import WorkerState
-from daemons.kit.client import DaemonClient
+from daemons.kit.client import DaemonClient, Event
 from daemons.queen.core.state import Limits
 from tests.support.fake_hive import FakeHive, FakeWorker
 from tests.support.queen_core import no_memory
@@ -37,6 +38,13 @@ async def _running(queen: QueenUnderTest, worker: FakeWorker, **body: Any) -> st
     task_id = await queen.detach(**body)
     await until(lambda: any(request.id == task_id for request in worker.requests))
     return task_id
+
+
+async def _first_token(events: AsyncIterator[Event]) -> None:
+    """Read up to the first token."""
+    async for event in events:
+        if event.type == "token":
+            return
 
 
 async def test_a_cold_task_narrates_every_step_and_ends_with_done(tmp_path: Path) -> None:
@@ -94,9 +102,7 @@ async def test_the_first_token_is_read_before_the_last_is_generated(tmp_path: Pa
         body = {"model": "demo", "prompt": "Hi", "max_tokens": 2}
         async with queen.admin.stream(TASK_CREATE, body=body) as events:
             worker.step()
-            async for event in events:
-                if event.type == "token":
-                    break
+            await _first_token(events)
             assert worker.running == 1
             worker.step()
             assert [event.type async for event in events][-1] == "done"
@@ -204,9 +210,7 @@ async def test_a_client_that_vanishes_takes_its_attached_task_with_it(tmp_path: 
         body = {"model": "demo", "prompt": "Hi", "max_tokens": 50}
         async with queen.admin.stream(TASK_CREATE, body=body) as events:
             worker.step()
-            async for event in events:
-                if event.type == "token":
-                    break
+            await _first_token(events)
         await until(lambda: worker.running == 0, limit_s=1.0)
         await until(lambda: not queen.service.state.tasks, limit_s=1.0)
         task_id = worker.requests[0].id
