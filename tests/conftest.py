@@ -1,5 +1,6 @@
 """Fixtures of all tests that run real programs."""
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -9,6 +10,9 @@ from tests.support.harness_models import ModelShelf
 from tests.support.topology import Topology
 
 StartTopology = Callable[[Mapping[str, str]], Topology]
+
+# A shell starts background jobs with SIGINT ignored, and programs inherit that: those of the tests shall know Ctrl+C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
