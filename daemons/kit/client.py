@@ -190,9 +190,10 @@ class DaemonClient:
             try:
                 return await self._http.send(request, stream=stream)
             except httpx.HTTPError as error:
+                counted = f", try {attempt} of {tries}" if tries > 1 else ""
                 failure = RbeeError(
                     self.peer.unreachable,
-                    f"{self.peer.name} at {self.peer.url} does not answer ({_reason(error)}), try {attempt} of {tries}",
+                    f"{self.peer.name} at {self.peer.url} does not answer ({_reason(error)}){counted}",
                     details={"url": self.peer.url, "tries": attempt},
                 )
                 repeatable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) or request.method != "POST"

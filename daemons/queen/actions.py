@@ -137,6 +137,7 @@ class Actions:
             body=effect.request,
             headers={REQUEST_ID_HEADER: str(request_id)},
             timeout_s=3 * self._policy.worker_http_s,
+            tries=1,  # when the hive is gone, its watcher is asked to find or start it
         )
         worker = HiveWorker.model_validate(spawned.model_dump(exclude={"narration"}))
         for narration in spawned.narration:

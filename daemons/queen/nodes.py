@@ -129,9 +129,7 @@ class NodeWatcher:
     async def _watch_once(self) -> None:
         """Connect and follow, or find out why not. A stream that broke is opened again without delay."""
         try:
-            address = await self._address()
-            if address is not None:
-                await self._connect(address)
+            await self._reach()
         except RbeeError as error:
             self._failed(error)
         except Exception as error:
@@ -150,6 +148,27 @@ class NodeWatcher:
             await asyncio.sleep(_RECONNECT_S)
         finally:
             self._client = None
+
+    async def _reach(self) -> None:
+        """Connect, as often as the policy says. The hive is looked up for each try: it may have ended, or moved."""
+        tries, waits = self._policy.http_tries, self._policy.http_retry.waits(self._policy.jitter)
+        for attempt in range(1, tries + 1):
+            address = await self._address()
+            if address is None:
+                return
+            try:
+                await self._connect(address)
+                return
+            except RbeeError as error:
+                wait = next(waits, None)
+                if error.code is not Code.HIVE_UNREACHABLE:
+                    raise
+                details = {**error.details, "tries": attempt}
+                told = RbeeError(error.code, f"{error.message}, try {attempt} of {tries}", details=details)
+                if wait is None:
+                    raise told from error
+                self._on_retry(attempt, tries, wait, told)
+                await self._wait(wait)
 
     async def _address(self) -> HiveAddress | None:
         """Where the hive is; starts it when the node is wanted."""
@@ -173,13 +192,13 @@ class NodeWatcher:
 
     async def _follow(self, client: DaemonClient) -> None:
         """Read telemetry until the stream breaks."""
-        async with client.stream(HIVE_TELEMETRY, silence_s=self._policy.node_unreachable_s) as events:
+        async with client.stream(HIVE_TELEMETRY, silence_s=self._policy.node_unreachable_s, tries=1) as events:
             await self.refresh_models()
             async for event in events:
                 self._sampled(HiveTelemetry.model_validate_json(event.raw))
 
     async def _checked_version(self, client: DaemonClient) -> str:
-        health = await client.get(HIVE_HEALTH, Health)
+        health = await client.get(HIVE_HEALTH, Health, tries=1)
         if _major_minor(health.version) != _major_minor(daemons.__version__):
             raise RbeeError(
                 Code.VERSION_MISMATCH,

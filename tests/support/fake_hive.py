@@ -226,8 +226,14 @@ class FakeHive:
     def die(self) -> None:
         """The hive's process is gone: its stream breaks, nobody finds it."""
         self.started = False
-        for task in self._streams:
+        self.cut_streams()
+
+    def cut_streams(self) -> set[asyncio.Task[Any]]:
+        """Break the telemetry streams that are open now; those that were."""
+        broken = set(self._streams)
+        for task in broken:
             task.cancel()
+        return broken
 
     # -- its routes
 

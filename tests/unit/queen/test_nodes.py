@@ -143,13 +143,26 @@ async def test_a_hive_that_does_not_answer_is_tried_as_the_policy_says() -> None
         assert any("next try in" in sentence for sentence in watched.said)
 
 
+async def test_a_hive_that_ends_while_it_is_tried_is_started_anew_when_needed() -> None:
+    """What a person sees who stops the hive and asks for something at once."""
+    async with FakeHive().serving() as hive, _watching(hive) as watched:
+        await until(watched.sampled)
+        real, hive.url = hive.url, "http://127.0.0.1:9"
+        hive.cut_streams()
+        await until(lambda: not watched.watcher.connected)
+        hive.started, hive.url = False, real
+        watched.watcher.ensure()
+        before = watched.sampled()
+        await until(lambda: watched.sampled() > before, limit_s=1.0)
+        assert not watched.failures()
+        assert "starting the hive" in watched.said
+
+
 async def test_a_call_in_flight_outlives_the_telemetry_stream() -> None:
     async with FakeHive().serving() as hive, _watching(hive) as watched:
         await until(watched.sampled)
         client = watched.watcher.client
-        broken = set(hive._streams)
-        for task in broken:
-            task.cancel()
+        broken = hive.cut_streams()
         await until(lambda: hive._streams - broken)
         assert (await client.get(HIVE_MODEL_LIST, ModelList)).models
         assert watched.watcher.client is client
