@@ -95,6 +95,7 @@ class ErrorSpec:
 
 
 _DOCTOR = "rbee doctor"
+_MODELS = "rbee models list"
 _LOGS = "rbee logs --tail 40"
 
 ERROR_TABLE: Mapping[Code, ErrorSpec] = {
@@ -106,7 +107,7 @@ ERROR_TABLE: Mapping[Code, ErrorSpec] = {
     Code.CONTEXT_OVERFLOW: ErrorSpec(
         400, False, "prompt and answer do not fit the context", "shorten the prompt, or: rbee infer --ctx N …"
     ),
-    Code.MODEL_INVALID: ErrorSpec(400, False, "the file is not a GGUF model that llama.cpp reads", _DOCTOR),
+    Code.MODEL_INVALID: ErrorSpec(400, False, "the file is not a GGUF model that llama.cpp reads", _MODELS),
     Code.CONFIG_INVALID: ErrorSpec(400, False, "a configuration file or variable is wrong", "rbee config show"),
     Code.HOME_UNUSABLE: ErrorSpec(400, False, "the state folder cannot be written", "export RBEE_HOME=/path/to/folder"),
     Code.KEY_FILE_INVALID: ErrorSpec(
@@ -130,7 +131,7 @@ ERROR_TABLE: Mapping[Code, ErrorSpec] = {
     ),
     Code.WORKER_NOT_FOUND: ErrorSpec(404, False, "no worker of that id", "rbee workers list"),
     Code.TASK_NOT_FOUND: ErrorSpec(404, False, "no task of that id, or it was forgotten", "rbee status"),
-    Code.MODEL_NOT_FOUND: ErrorSpec(404, False, "the node does not have this model", "rbee infer --model demo"),
+    Code.MODEL_NOT_FOUND: ErrorSpec(404, False, "the node does not have this model", _MODELS),
     Code.DEVICE_NOT_FOUND: ErrorSpec(404, False, "no device of that name or number", "rbee devices"),
     Code.DEADLINE_EXCEEDED: ErrorSpec(408, False, "the deadline passed", "rbee infer --timeout SECONDS …"),
     Code.CANCELLED: ErrorSpec(499, False, "cancelled by a client", "rbee status"),

@@ -43,10 +43,9 @@ class Catalog:
         else:
             raise RbeeError(
                 Code.MODEL_NOT_FOUND,
-                f"{ref} is not on this node; it has the model {DEMO_ALIAS!r} and files in "
-                f"{', '.join(map(str, self._folders))}",
+                f"{ref} is not on this node, and this version downloads nothing; it has the model {DEMO_ALIAS!r}, and "
+                f"files in {', '.join(map(str, self._folders))} are named file:///folder/model.gguf",
                 details={"model": str(ref), "node": self._node},
-                hint=f"rbee infer --model {DEMO_ALIAS} --prompt hello",
             )
         return ModelFacts(str(ref), str(path), read_header(path))
 

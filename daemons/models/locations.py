@@ -80,8 +80,9 @@ def _forbidden(ref: ModelRef, allowed_folders: Sequence[Path]) -> RbeeError:
     return RbeeError(
         Code.MODEL_PATH_FORBIDDEN,
         f"{ref.name!r} is, or leads, outside the folders that models may come from"
-        f" ({', '.join(folders) or 'none'}); the setting models.allowed_folders names more of them",
+        f" ({', '.join(folders) or 'none'}); the setting models.allowed_folders, read when a hive starts, names more",
         details={"path": ref.name, "allowed_folders": folders, "setting": "models.allowed_folders"},
+        hint="add its folder to models.allowed_folders, then: rbee hive stop",
     )
 
 

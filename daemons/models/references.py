@@ -29,6 +29,7 @@ MAX_LENGTH = 512
 
 _SHOWN_LENGTH = 80
 _FILE_PREFIX = "file://"
+_PLAIN_PATH = re.compile(r"[\w./+-]{1,200}")
 _HF_PREFIX = "hf:"
 _HF_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _QUANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,30}[A-Za-z0-9])?")
@@ -82,7 +83,7 @@ def parse_model_ref(text: str) -> ModelRef:
         return _parse_file(text)
     if text.startswith(_HF_PREFIX):
         return _parse_hf(text)
-    raise _invalid(text, "it is neither a known alias nor begins with file:// or hf:")
+    raise _invalid(text, "it is neither a known alias nor begins with file:// or hf:", _as_file_reference(text))
 
 
 def model_id(ref: ModelRef) -> str:
@@ -125,11 +126,20 @@ def _check_parts(text: str, parts: list[str]) -> None:
             raise _invalid(text, f"it has the path part {part!r}")
 
 
-def _invalid(text: str, why: str) -> RbeeError:
+def _as_file_reference(text: str) -> str | None:
+    """The command for what looks like the path of a file."""
+    if not _PLAIN_PATH.fullmatch(text) or not (text.endswith(".gguf") or text.startswith("/")):
+        return None
+    path = text if text.startswith("/") else "/absolute/path/" + text.rpartition("/")[2]
+    return f"rbee infer --model {_FILE_PREFIX}{path}"
+
+
+def _invalid(text: str, why: str, hint: str | None = None) -> RbeeError:
     shown = ascii(text[:_SHOWN_LENGTH]) + ("…" if len(text) > _SHOWN_LENGTH else "")
     forms = ", ".join(ACCEPTED_FORMS)
     return RbeeError(
         Code.INVALID_MODEL_REF,
         f"{shown} is not a model reference: {why}; accepted are {forms}",
         details={"model": shown, "reason": why, "accepted": list(ACCEPTED_FORMS)},
+        hint=hint,
     )

@@ -205,7 +205,7 @@ class NodeWatcher:
                 f"the hive of node {self.name} is version {health.version}, this queen is {daemons.__version__}: "
                 "both must have the same major.minor",
                 details={"node": self.name, "hive": health.version, "queen": daemons.__version__},
-                hint="rbee hive restart" if self.name == LOCAL_NODE else "rbee setup install",
+                hint="rbee hive stop" if self.name == LOCAL_NODE else "rbee setup install",
             )
         return health.version
 

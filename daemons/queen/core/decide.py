@@ -273,7 +273,7 @@ def _start_relay(state: State, task: Task, decision: Use, at: float, out: list[E
     state.prefixes.record(task.prefix, worker.row.id)
     where = f"{worker.row.backend.value} {worker.row.device} of node {worker.node}"
     slots = f"slot {len(worker.leases)} of {worker.row.slots_total}"
-    warm = f", {decision.warm} of {len(task.prefix)} prompt parts were answered there before" if decision.warm else ""
+    warm = ", warmest for this prompt" if decision.warm else ""
     out.append(StartRelay(task.id, worker.row.id))
     out.append(
         Narrate(

@@ -220,7 +220,7 @@ def _make_room(state: State, task: Task, at: float) -> Decision:
     ]
     curable = [(place, refusal) for place, refusal in refused if refusal.error.code in RESOURCE_CODES]
     for place, refusal in curable:
-        victim = _least_recently_used(state, place, refusal.error)
+        victim = _least_recently_used(state, task.spec, place, refusal.error)
         if victim is not None:
             return Evict(place, victim.row.id)
     if not task.start_only:
@@ -235,11 +235,17 @@ def _make_room(state: State, task: Task, at: float) -> Decision:
     return Refuse(_no_node(state, task.spec))
 
 
-def _least_recently_used(state: State, place: Place, error: RbeeError) -> Worker | None:
+def _least_recently_used(state: State, spec: Spec, place: Place, error: RbeeError) -> Worker | None:
+    """An idle worker to end for `spec`; never one that serves just that."""
+    serving = {worker.row.id for worker in matching(state, spec)}
     idle = [
         worker
         for worker in state.workers_on(place.node)
-        if worker.ready and not worker.leases and not worker.pinned and _makes_room(worker, place, error)
+        if worker.ready
+        and not worker.leases
+        and not worker.pinned
+        and worker.row.id not in serving
+        and _makes_room(worker, place, error)
     ]
     return min(idle, key=lambda w: (w.used_at, w.row.last_active_at, w.row.id), default=None)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.errors import ERROR_TABLE, Code, RbeeError
 from daemons.contracts.ids import RUN_ID
 from daemons.models.references import ACCEPTED_FORMS, MAX_LENGTH, ModelRef, RefKind, model_id, parse_model_ref
 
@@ -95,6 +95,23 @@ def test_any_text_is_parsed_or_refused_in_printable_words(text: str) -> None:
         assert str(ref).isprintable()
         assert parse_model_ref(str(ref)) == ref
         assert ".." not in str(ref).split("/")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("/data/models/llama.gguf", "rbee infer --model file:///data/models/llama.gguf"),
+        ("./llama.gguf", "rbee infer --model file:///absolute/path/llama.gguf"),
+        ("llama.gguf", "rbee infer --model file:///absolute/path/llama.gguf"),
+        ("/data/$(reboot).gguf", ERROR_TABLE[Code.INVALID_MODEL_REF].hint),
+        ("llama", ERROR_TABLE[Code.INVALID_MODEL_REF].hint),
+    ],
+)
+def test_a_path_is_told_how_to_be_written(text: str, hint: str) -> None:
+    """A command to run next, of nothing but plain path characters."""
+    with pytest.raises(RbeeError) as caught:
+        parse_model_ref(text)
+    assert caught.value.hint == hint
 
 
 def test_canonical_text_joins_spellings() -> None:

@@ -283,6 +283,14 @@ def test_too_little_memory_evicts_the_idle_worker_that_was_used_longest_ago() ->
     assert [s.request.model_ref for s in spawns(effects)] == ["demo"]
 
 
+def test_another_worker_of_a_model_does_not_take_the_place_of_one() -> None:
+    """Asked for beside an idle worker of the same model, it is refused when there is no room for both."""
+    state = empty_state()
+    decide(state, sampled("local", worker_row("w-0000000a", "demo")))
+    (spawn,) = spawns(decide(state, submitted("t1", start_only=True)))
+    assert ends(decide(state, LoadFailed(1.0, spawn.load_id, no_memory()))) == {"t1": Code.RAM_INSUFFICIENT}
+
+
 def test_busy_and_pinned_workers_are_never_evicted() -> None:
     """With only those the task waits for the busy one, and evicts it once it is idle."""
     state = empty_state()
