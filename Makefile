@@ -39,17 +39,29 @@ $(BIN)/python:
 	  { echo "this Python cannot make virtual environments; on Debian run: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# llama.cpp is compiled for this machine's CPU (or as CMAKE_ARGS says) and has to decode a few tokens before it counts
-# as installed. A wheel that pip kept from a build with other flags is replaced when it does not.
-PIP_INSTALL = CMAKE_ARGS="$$($(BIN)/python daemons/lifecycle/build_flags.py)" $(BIN)/pip install --quiet
+# What llama.cpp is built from and with which flags: CMAKE_ARGS, or those that suit this machine now. The file is only
+# rewritten when that is something else, so that it is newer than .llama when there is something to build.
+LLAMA := $(shell grep -o 'llama-cpp-python==[0-9.]*' pyproject.toml)
+$(VENV)/.build: FORCE | $(BIN)/python
+	@flags="$$($(BIN)/python daemons/lifecycle/build_flags.py)" && now="$$(printf '%s\n' '$(LLAMA)' "$$flags")" && \
+	  { [ "$$now" = "$$(cat $@ 2>/dev/null)" ] || printf '%s\n' "$$now" >$@; }
+FORCE:
 
-$(VENV)/.ready: pyproject.toml daemons/lifecycle/build_flags.py | $(BIN)/python
-	@echo "installing rbee into $(VENV); compiling llama.cpp takes some minutes the first time"
-	@$(PIP_INSTALL) --editable '.[all]'
+# pip's cache knows no flags. So the only build that goes into it, or comes out, is that for this machine's CPU.
+INSTALL_LLAMA = CMAKE_ARGS="$$(sed 1d $(VENV)/.build)" $(BIN)/pip install --quiet --force-reinstall --no-deps $(LLAMA)
+NO_CACHE := --no-cache-dir --no-binary llama-cpp-python
+
+$(VENV)/.llama: $(VENV)/.build
+	@echo "installing $(LLAMA) into $(VENV); compiling llama.cpp takes some minutes the first time"
+	@$(INSTALL_LLAMA) $(if $(CMAKE_ARGS)$(shell grep GGML_CUDA=ON $<),$(NO_CACHE))
+	@touch $@
+
+# llama.cpp has to decode a few tokens before it counts as installed. A wheel that pip kept is replaced when it does not.
+$(VENV)/.ready: pyproject.toml $(VENV)/.llama
+	@echo "installing rbee into $(VENV)"
+	@$(BIN)/pip install --quiet --editable '.[all]'
 	@$(BIN)/llm-worker-rbee self-test || { echo "compiling llama.cpp again, without pip's cache"; \
-	  $(PIP_INSTALL) --no-cache-dir --force-reinstall --no-deps --no-binary llama-cpp-python \
-	    "$$($(BIN)/pip freeze | grep -i '^llama.cpp.python==')" && $(BIN)/llm-worker-rbee self-test; } \
-	  || { $(BIN)/rbee doctor; exit 1; }
+	  $(INSTALL_LLAMA) $(NO_CACHE) && $(BIN)/llm-worker-rbee self-test; } || { $(BIN)/rbee doctor; exit 1; }
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready
