@@ -83,7 +83,7 @@ class Relay:
         self._events = events
         self._on_first_token = on_first_token
         self._tokens = 0
-        self._last_token_at = 0.0
+        self._last_sign_at = 0.0
         self._end: Event | None = None
         self._why: RbeeError | None = None
         self._scope: asyncio.Timeout | None = None
@@ -98,7 +98,7 @@ class Relay:
     async def run(self, client: DaemonClient) -> RelayOutcome:
         """Relay up to the end. Never raises, but for its own cancellation."""
         loop = asyncio.get_running_loop()
-        self._last_token_at = loop.time()
+        self._last_sign_at = loop.time()
         self._watch = loop.call_later(self._job.stall_s, self._look_for_stall)
         failure: RbeeError | None = None
         try:
@@ -130,8 +130,11 @@ class Relay:
                 if not self._tokens:
                     self._on_first_token()
                 self._tokens += 1
-                self._last_token_at = now()
+                self._last_sign_at = now()
                 add(_TOKEN, event.raw)
+            elif event.type == EventType.PROGRESS:
+                self._last_sign_at = now()
+                add(EventType.PROGRESS, event.raw)
             elif event.is_last:
                 self._end = event
                 self._limit(_TAIL_S)
@@ -146,7 +149,7 @@ class Relay:
     def _look_for_stall(self) -> None:
         """One timer that looks back costs nothing per token, unlike one that is moved by each."""
         loop = asyncio.get_running_loop()
-        left = self._last_token_at + self._job.stall_s - loop.time()
+        left = self._last_sign_at + self._job.stall_s - loop.time()
         if left > 0:
             self._watch = loop.call_later(left, self._look_for_stall)
         else:

@@ -25,13 +25,14 @@ from daemons.worker.engine.request import (
     Loaded,
     LoadFailed,
     LoadProgress,
+    PromptProgress,
     Started,
     Token,
 )
 from daemons.worker.metrics import RateMeter, WorkerMetrics
 from daemons.worker.requests import RequestReader
 
-RequestEvent = Started | Token | Finished | Embedded | Failed
+RequestEvent = Started | PromptProgress | Token | Finished | Embedded | Failed
 
 REMEMBERED_IDS = 4096
 """Ended requests that a late DELETE still finds."""
@@ -210,7 +211,7 @@ class Bridge:
                 case Token():
                     tokens += 1
                     self._deliver_token(event, now)
-                case Started() | Finished() | Embedded() | Failed():
+                case Started() | PromptProgress() | Finished() | Embedded() | Failed():
                     self._deliver_to_ticket(event)
                 case _:
                     self._deliver_to_worker(event)
@@ -228,7 +229,7 @@ class Bridge:
         ticket.last_token_at = now
         ticket.feed(event)
 
-    def _deliver_to_ticket(self, event: Started | Finished | Embedded | Failed) -> None:
+    def _deliver_to_ticket(self, event: Started | PromptProgress | Finished | Embedded | Failed) -> None:
         ticket = self._tickets.get(event.id)
         if ticket is None:
             return

@@ -73,7 +73,7 @@ def listening_socket(settings: WorkerSettings) -> socket.socket:
         sock = socket.socket(fileno=settings.listen_fd)
         os.set_inheritable(sock.fileno(), False)
         return sock
-    check_bind(settings.host, secured=False)
+    check_bind(settings.host, secured=False, hint="rbee hive start --host 127.0.0.1")
     return bind_listening(settings.host, settings.port)
 
 

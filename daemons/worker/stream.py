@@ -11,7 +11,7 @@ from daemons.kit.logs import get_logger
 from daemons.kit.sse import encode_event
 from daemons.worker.bridge import Bridge, RequestEvent, Ticket
 from daemons.worker.engine.backend import Vocabulary
-from daemons.worker.engine.request import Embedded, Failed, Finished, Started, Token, TokenLogprobs
+from daemons.worker.engine.request import Embedded, Failed, Finished, PromptProgress, Started, Token, TokenLogprobs
 
 PERCENT = 100.0
 
@@ -56,6 +56,9 @@ def _encoded(event: RequestEvent, vocabulary: Vocabulary, request_id: str) -> by
             return encode_event(EventType.DONE, done_of(event))
         case Failed():
             return encode_event(EventType.ERROR, error_of(event).as_dict(request_id))
+        case PromptProgress():
+            done, total = float(event.done), float(event.total)
+            return encode_event(EventType.PROGRESS, Progress(stage="prompt", done=done, total=total, unit="tokens"))
         case Started() | Embedded():
             return b""
 

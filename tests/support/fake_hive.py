@@ -44,7 +44,7 @@ WORKER_KEY = "fake-worker-key-0123456789"
 
 
 class FakeWorker:
-    """One worker. `pace`: set it to let tokens flow freely; else `step(n)` lets n tokens through."""
+    """One worker. `gated`: tokens, and parts of a prompt before them, come as `step(n)` lets them through."""
 
     def __init__(self, row: HiveWorker, *, gated: bool = False) -> None:
         self.row = row
@@ -55,6 +55,7 @@ class FakeWorker:
         self.refuse_with: RbeeError | None = None
         self.end_with: RbeeError | None = None
         self.crash_after: int | None = None
+        self.prompt_parts = 0
         self.load_gate = asyncio.Event()
         self.load_gate.set()
         self.load_error: RbeeError | None = None
@@ -109,9 +110,12 @@ class FakeWorker:
         self.running += 1
         finished = False
         try:
+            for part in range(self.prompt_parts):
+                await self._gate()
+                done, total = float(part + 1), float(self.prompt_parts)
+                yield encode_event(EventType.PROGRESS, Progress(stage="prompt", done=done, total=total, unit="tokens"))
             for index in range(body.max_tokens):
-                if self._gated:
-                    await self._permits.acquire()
+                await self._gate()
                 if self.crash_after is not None and index >= self.crash_after:
                     raise ConnectionResetError("the process is gone")
                 yield encode_event(EventType.TOKEN, Token(token=f"t{index} ", index=index))
@@ -124,6 +128,10 @@ class FakeWorker:
             self.running -= 1
             if not finished:
                 self.cancelled.append(body.id)
+
+    async def _gate(self) -> None:
+        if self._gated:
+            await self._permits.acquire()
 
     async def _cancel(self, request: Request, _body: Any) -> Result:
         self.cancelled.append(request.path_params["id"])

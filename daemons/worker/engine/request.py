@@ -129,6 +129,15 @@ class Started:
     cached_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """So many of the prompt's tokens are in the KV cache; not told for a prompt that is computed in one go."""
+
+    id: str
+    done: int
+    total: int
+
+
 @dataclass(slots=True)
 class Token:
     """One sampled token. `text` may be empty while bytes or a possible stop string are held back."""
@@ -177,5 +186,7 @@ class EngineDied:
     message: str
 
 
-Event: TypeAlias = LoadProgress | Loaded | LoadFailed | Started | Token | Finished | Embedded | Failed | EngineDied
+Event: TypeAlias = (
+    LoadProgress | Loaded | LoadFailed | Started | PromptProgress | Token | Finished | Embedded | Failed | EngineDied
+)
 LAST_EVENTS = (Finished, Embedded, Failed)

@@ -19,6 +19,7 @@ from daemons.worker.engine.request import (
     Finished,
     FinishReason,
     GenerateRequest,
+    PromptProgress,
     Started,
     Timings,
     Token,
@@ -26,8 +27,14 @@ from daemons.worker.engine.request import (
 )
 from daemons.worker.engine.scheduler import Admission, Running, Scheduler, Work, halves
 
-PROMPT_TURN_S = 1.0
+PROMPT_TURN_S = 0.25
 """About how long running answers wait at most for a chunk of somebody's prompt; slow machines take smaller chunks."""
+
+LONE_TURN_S = 5.0
+"""About how long a chunk takes when nobody waits for it: progress is told, and a cancellation seen, that often."""
+
+FIRST_CHUNK = 64
+"""Tokens of the very first chunk, from which the speed is learnt."""
 
 SHORTEST_CHUNK = 16
 """Tokens of a prompt that are computed in one turn at least: fewer would take nearly as long."""
@@ -226,6 +233,14 @@ class Runner:
         seconds = self._clock() - started
         if size >= SHORTEST_CHUNK and seconds > 0:
             self._prompt_rate = size / seconds
+        self._tell_progress(work)
+
+    def _tell_progress(self, work: list[Work]) -> None:
+        for item in work:
+            request = item.running.request
+            if not item.span.output and request.id in self._generations:
+                done = self.scheduler.kv.length(item.running.slot)
+                self.events.append(PromptProgress(request.id, done, len(self._generations[request.id].request.tokens)))
 
     def embed(self) -> None:
         """Compute a chunk of the oldest embedding request."""
@@ -241,11 +256,12 @@ class Runner:
             raise EngineBroken(f"{self._failed_steps} steps in a row could not be decoded, not even token by token")
 
     def _prompt_room(self, generating: int) -> int:
-        """Tokens of prompts in this step: what is left of the batch, or what fits in one turn when others wait."""
+        """Tokens of prompts in this step: what is left of the batch, at most what fits in one turn."""
         left = self.scheduler.batch - generating
-        if not generating or math.isinf(self._prompt_rate):
-            return left
-        return min(left, max(SHORTEST_CHUNK, int(self._prompt_rate * PROMPT_TURN_S)))
+        if math.isinf(self._prompt_rate):
+            return min(left, FIRST_CHUNK)
+        turn_s = PROMPT_TURN_S if generating else LONE_TURN_S
+        return min(left, max(SHORTEST_CHUNK, int(self._prompt_rate * turn_s)))
 
     def _compute(self, work: list[Work]) -> bool:
         """Decode and sample; on failure the same in smaller parts, down to one token. False: nothing was decoded."""

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.events import EventType
 from daemons.contracts.tasks import TaskRequest
 from daemons.kit.client import DaemonClient, Peer
 from daemons.queen.core.events import RelayEnd
@@ -131,6 +132,21 @@ async def test_slow_tokens_are_no_stall() -> None:
             await asyncio.sleep(0.1)
             line.worker.step()
         assert (await running_relay).how is RelayEnd.DONE
+
+
+async def test_a_long_prompt_is_no_stall_and_its_progress_is_passed_on() -> None:
+    async with _line(gated=True) as line:
+        line.worker.prompt_parts = 6
+        relay, events = line.relay(stall_s=0.3, max_tokens=1)
+        running_relay = asyncio.create_task(relay.run(line.client))
+        for _ in range(7):
+            await asyncio.sleep(0.1)
+            line.worker.step()
+        outcome = await running_relay
+        assert (outcome.how, outcome.tokens) == (RelayEnd.DONE, 1)
+        assert events.text == "t0 "
+        progress = [data for kind, data in events.typed_after(0) if kind == EventType.PROGRESS]
+        assert [data["done"] for data in progress] == [1, 2, 3, 4, 5, 6]
 
 
 async def test_a_broken_stream_is_a_lost_worker() -> None:

@@ -20,6 +20,7 @@ from daemons.worker.engine.request import (
     GenerateRequest,
     LoadFailed,
     LoadProgress,
+    PromptProgress,
     SamplingParams,
     Started,
     Token,
@@ -135,6 +136,18 @@ def test_characters_over_several_tokens_are_whole() -> None:
         assert [event.text for event in driver.tokens("a")].count("🐝") == 1
 
 
+def test_progress_of_a_long_prompt_is_told() -> None:
+    """Not of one that is computed in one go: its first token tells as much."""
+    with EngineDriver(FakeBackend(ctx=512, reply="xy"), batch=64).loaded_context() as driver:
+        driver.run(request("long", "a" * 150, max_tokens=2), request("short", "b" * 5, max_tokens=2))
+        told = [event for event in driver.of("long") if isinstance(event, PromptProgress)]
+        assert [event.total for event in told] == [150] * len(told)
+        assert [event.done for event in told] == sorted({event.done for event in told})
+        assert len(told) >= 2
+        assert told[-1].done < 150
+        assert not [event for event in driver.of("short") if isinstance(event, PromptProgress)]
+
+
 def test_prompt_chunks_are_short_on_a_slow_machine_while_others_wait() -> None:
     now = 0.0
 
@@ -154,7 +167,7 @@ def test_prompt_chunks_are_short_on_a_slow_machine_while_others_wait() -> None:
         driver.end("second")
     chunks = [len(span.tokens) for batch in backend.batches for span in batch if len(span.tokens) > 1]
     assert chunks[:2] == [64, 36]  # nobody waits
-    assert chunks[2:] == [32, 32, 32, 4]  # a second each
+    assert chunks[2:] == [16] * 6 + [4]  # the shortest, half a second each
     assert sum(chunks) == 200
 
 
