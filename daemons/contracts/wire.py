@@ -1,11 +1,18 @@
 """Base classes of all wire types, and the check that turns pydantic's faults into one `INVALID_REQUEST`."""
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from daemons.contracts.errors import Code, RbeeError
+
+_SHOWN_LENGTH = 40
+_SECRET = re.compile("key|secret|password|credential", re.IGNORECASE)
+"""In the name of a field whose value is never told again."""
 
 
 class Request(BaseModel):
@@ -57,13 +64,31 @@ class CodedValueError(ValueError):
 
 
 def invalid_fields(error: ValidationError) -> RbeeError:
-    """One INVALID_REQUEST for all faults that pydantic found."""
+    """One INVALID_REQUEST for all faults that pydantic found, each with the value that was given where it is short."""
     fields = [
-        {"field": ".".join(str(part) for part in fault["loc"]) or "body", "problem": fault["msg"]}
+        {"field": ".".join(str(part) for part in fault["loc"]) or "body", "problem": _problem_of(fault)}
         for fault in error.errors()
     ]
     sentence = "; ".join(f"{row['field']}: {row['problem']}" for row in fields)
     return RbeeError(Code.INVALID_REQUEST, f"{len(fields)} invalid field(s): {sentence}", details={"fields": fields})
+
+
+def _problem_of(fault: ErrorDetails) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "unknown field"
+    return fault["msg"].removeprefix("Value error, ") + given(fault["loc"], fault["input"])
+
+
+def given(location: Sequence[int | str], value: Any) -> str:
+    """`` (given: 0)`` for a single value, shortened and escaped; nothing for what has parts, or may be a secret.
+
+    Without a location the value is the whole text that was to be read, whatever is in it.
+    """
+    if not location or any(_SECRET.search(str(part)) for part in location):
+        return ""
+    if isinstance(value, str):
+        return f" (given: {value[:_SHOWN_LENGTH]!r}{'…' if len(value) > _SHOWN_LENGTH else ''})"
+    return f" (given: {json.dumps(value)[:_SHOWN_LENGTH]})" if value is None or isinstance(value, int | float) else ""
 
 
 def as_json_dict(model: BaseModel) -> Mapping[str, Any]:

@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Final
 
 from daemons.contracts.ids import LOCAL_NODE
@@ -28,6 +27,7 @@ from daemons.kit.runfile import RunFile, published, run_path
 from daemons.kit.server import serve, url_of
 from daemons.kit.settings import Settings
 from daemons.kit.startup import Options, listen, prepare
+from daemons.models.locations import model_folders
 
 NAME: Final = "hive"
 _KILL_MARGIN_S = 10.0
@@ -88,13 +88,8 @@ def make_parts(
         registry=Registry(Rules(LOCAL_NODE, policy, defaults, home.ephemeral)),
         workers=WorkerProcesses(home, settings, runtime, clock),
         instruments=Instruments(runtime, Devices(runtime, settings.hive), gpus, home.paths.models),
-        catalog=Catalog(store, model_folders(home.paths, settings), clock, LOCAL_NODE),
+        catalog=Catalog(store, model_folders(home.paths.models, settings.models.allowed_folders), clock, LOCAL_NODE),
         store=store,
         clock=clock,
         owner=owner,
     )
-
-
-def model_folders(paths: Paths, settings: Settings) -> list[Path]:
-    """Folders that ``file://`` models may come from."""
-    return [paths.models, *(Path(folder).expanduser() for folder in settings.models.allowed_folders)]

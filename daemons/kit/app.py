@@ -15,12 +15,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.routes import Daemon, Role, Route, routes_of
 from daemons.contracts.wire import parse_request
-from daemons.kit.auth import Keyring, may
-from daemons.kit.middleware import Authentication, BodyLimit, FloodLimit, RequestScope
+from daemons.kit.auth import ADMIN_KEY, HIVE_KEY, INFER_KEY, Keyring, may
+from daemons.kit.middleware import Authentication, BodyLimit, FloodLimit, KeyPlace, RequestScope
 from daemons.kit.policy import Policy
 
 DEEPEST_JSON = 64
 """Levels of nesting that a request body may have."""
+
+_HOME = "its home folder (RBEE_HOME, by default ~/.rbee)"
+_SHOW = 'cat "${{RBEE_HOME:-$HOME/.rbee}}/keys/{name}.key"'
+KEY_PLACES: Mapping[Daemon, KeyPlace] = {
+    Daemon.QUEEN: KeyPlace(
+        f"the queen's keys are keys/{INFER_KEY}.key and keys/{ADMIN_KEY}.key in {_HOME}; "
+        "rbee sends another one from the setting queen.key or RBEE_QUEEN_KEY",
+        _SHOW.format(name=INFER_KEY),
+    ),
+    Daemon.HIVE: KeyPlace(f"the hive's key is keys/{HIVE_KEY}.key in {_HOME}", _SHOW.format(name=HIVE_KEY)),
+    Daemon.WORKER: KeyPlace("a worker's key is made by its hive, which tells it to the queen only"),
+}
 
 Result = BaseModel | Mapping[str, Any] | Response | ASGIApp | None
 Handler = Callable[[Request, Any], Awaitable[Result]]
@@ -47,7 +59,7 @@ def build_app(
         default=_not_found,
     )
     app = BodyLimit(app, policy.max_body_bytes)
-    app = Authentication(app, keyring, {route.path for route in table if route.role is None})
+    app = Authentication(app, keyring, {route.path for route in table if route.role is None}, KEY_PLACES[daemon])
     app = FloodLimit(app, keyring, policy)
     return RequestScope(app, openai_prefix="/v1/" if daemon is Daemon.QUEEN else None)
 

@@ -7,6 +7,7 @@ import json
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -21,14 +22,20 @@ from daemons.kit.policy import Policy
 
 _FLOOD_STATUSES = frozenset({400, 401, 403, 405, 413})
 _REMEMBERED_CLIENTS = 4096
-_OPENAI_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit"}
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""OpenAI's `type` where it is more than whose fault it was."""
+
+
+def openai_type(status: int) -> str:
+    """The `type` that OpenAI's envelope has for an HTTP status from 400 on."""
+    return _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
 def error_body(error: RbeeError, request_id: str, *, openai: bool) -> bytes:
     """The JSON of an error answer; OpenAI's envelope has `type` and `param` besides."""
     fields: dict[str, Any] = error.as_dict(request_id)
     if openai:
-        fields = {**fields, "type": _OPENAI_TYPES.get(error.status, "server_error"), "param": None}
+        fields = {**fields, "type": openai_type(error.status), "param": None}
     return json.dumps({"error": fields}).encode()
 
 
@@ -163,13 +170,24 @@ class FloodLimit:
             self._bad.popitem(last=False)
 
 
+@dataclass(frozen=True, slots=True)
+class KeyPlace:
+    """Where a daemon's keys are to be found, for one who came without: a sentence, and a command (None: the usual)."""
+
+    sentence: str
+    hint: str | None = None
+
+
 class Authentication:
     """Everything but the public paths needs a known bearer key; its role is put into the scope."""
 
-    def __init__(self, app: ASGIApp, keyring: Callable[[], Keyring], public_paths: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, keyring: Callable[[], Keyring], public_paths: Collection[str], place: KeyPlace
+    ) -> None:
         self._app = app
         self._keyring = keyring
         self._public = frozenset(public_paths)
+        self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in self._public:
@@ -179,14 +197,14 @@ class Authentication:
     def _role_of(self, scope: Scope) -> Role:
         scope["bearer"] = bearer_of(scope)
         if not scope["bearer"]:
-            raise RbeeError(Code.INVALID_API_KEY, "no key: send `Authorization: Bearer <key>`")
+            raise self._refused("no key: send `Authorization: Bearer <key>`")
         role = self._keyring().role_of(scope["bearer"])
         if role is None:
-            raise RbeeError(
-                Code.INVALID_API_KEY,
-                "the key is not known here; check the setting queen.key or RBEE_QUEEN_KEY",
-            )
+            raise self._refused("the key is not known here")
         return role
+
+    def _refused(self, why: str) -> RbeeError:
+        return RbeeError(Code.INVALID_API_KEY, f"{why}; {self._place.sentence}", hint=self._place.hint)
 
 
 class BodyLimit:

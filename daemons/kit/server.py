@@ -47,10 +47,10 @@ class _Server(uvicorn.Server):
         yield
 
 
-def check_bind(host: str, *, secured: bool) -> None:
-    """Refuse to serve other machines without TLS. Raises RbeeError(INSECURE_BIND)."""
+def check_bind(host: str, *, secured: bool, hint: str | None = None) -> None:
+    """Refuse to serve other machines without TLS. Raises RbeeError(INSECURE_BIND) with the hint."""
     if host not in LOOPBACK and not secured:
-        raise RbeeError(Code.INSECURE_BIND, f"{host} is not a loopback address, and there is no TLS for it")
+        raise RbeeError(Code.INSECURE_BIND, f"{host} is not a loopback address, and there is no TLS for it", hint=hint)
 
 
 def url_of(sock: socket.socket) -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.kit.paths import SYSTEM_CONFIG, Paths
@@ -61,6 +62,17 @@ class ModelSettings(_Section):
     allowed_folders: list[str] = Field(
         default_factory=list, description="further folders that file:// models may come from"
     )
+
+    @field_validator("allowed_folders")
+    @classmethod
+    def _absolute(cls, folders: list[str]) -> list[str]:
+        for folder in folders:
+            if not Path(folder).expanduser().is_absolute():
+                raise ValueError(
+                    f"{folder!r} is not an absolute path (a list of them in a file, "
+                    f"/one{os.pathsep}/two with {os.pathsep!r} between them in the environment)"
+                )
+        return folders
 
 
 class LogSettings(_Section):
@@ -129,20 +141,25 @@ def load_settings(
     env = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    faults: list[dict[str, str]] = []
     for source, layer in _layers(paths, env, system_config, flags or {}):
-        for key, value in layer.items():
-            values[key] = value
-            sources[key] = source
+        faults += _faults(source, layer)
+        values.update(layer)
+        sources.update(dict.fromkeys(layer, source))
+    if faults:
+        sentence = "; ".join(f"{row['file']}: {row['key']}: {row['problem']}" for row in faults)
+        raise RbeeError(Code.CONFIG_INVALID, sentence, details={"faults": faults}, hint=mend_hint(faults[0]["file"]))
+    complete = {key.dotted: sources.get(key.dotted, "default") for key in setting_keys()}
+    return LoadedSettings(Settings.model_validate(_nested(values)), complete)
+
+
+def _nested(values: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """``queen.port`` -> ``port`` under ``queen``."""
     nested: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         section, _, name = key.partition(".")
         nested.setdefault(section, {})[name] = value
-    try:
-        settings = Settings.model_validate(nested)
-    except ValidationError as error:
-        raise _invalid(error, sources) from None
-    complete = {key.dotted: sources.get(key.dotted, "default") for key in setting_keys()}
-    return LoadedSettings(settings, complete)
+    return nested
 
 
 def _layers(
@@ -176,7 +193,9 @@ def _environment(env: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any
     for key in setting_keys():
         text = env.get(key.variable)
         if text is not None:
-            value: Any = text.split(os.pathsep) if key.dotted == "models.allowed_folders" else text
+            value: Any = text
+            if key.dotted == "models.allowed_folders":
+                value = [folder for folder in text.split(os.pathsep) if folder]
             yield f"{_VARIABLE}{key.variable}", {key.dotted: value}
 
 
@@ -218,14 +237,18 @@ def _read_toml(path: Path) -> Mapping[str, Any]:
     return flat
 
 
-def _invalid(error: ValidationError, sources: Mapping[str, str]) -> RbeeError:
-    faults = []
-    for fault in error.errors():
-        parts = [str(part) for part in fault["loc"]]
-        key = ".".join(parts[:2])
-        source = sources.get(key) or next((s for k, s in sources.items() if k.startswith(f"{parts[0]}.")), "flag")
-        problem = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
-        got = "" if fault["type"] == "extra_forbidden" or key == "queen.key" else f", got {fault['input']!r}"
-        faults.append({"file": source, "key": key, "problem": f"{problem}{got}"})
-    sentence = "; ".join(f"{row['file']}: {row['key']}: {row['problem']}" for row in faults)
-    return RbeeError(Code.CONFIG_INVALID, sentence, details={"faults": faults}, hint=mend_hint(faults[0]["file"]))
+def _faults(source: str, layer: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What is wrong in one source, whether or not a stronger one has the same key."""
+    try:
+        Settings.model_validate(_nested(layer))
+    except ValidationError as error:
+        return [_fault_row(source, fault) for fault in error.errors()]
+    return []
+
+
+def _fault_row(source: str, fault: ErrorDetails) -> dict[str, str]:
+    key = ".".join(str(part) for part in fault["loc"][:2])
+    if fault["type"] == "extra_forbidden":
+        return {"file": source, "key": key, "problem": "unknown key"}
+    got = "" if key == "queen.key" else f", got {fault['input']!r}"
+    return {"file": source, "key": key, "problem": fault["msg"].removeprefix("Value error, ") + got}

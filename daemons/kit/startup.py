@@ -42,7 +42,7 @@ def prepare(name: DaemonName, options: Options) -> tuple[Paths, Settings]:
     configure_logs(name, paths.log_file(name), settings.log)
     log_start_line(ephemeral=options.ephemeral, owner_pid=options.owner_pid)
     _refuse_second(name, paths)
-    check_bind(_address(name, settings).host, secured=False)
+    check_bind(_address(name, settings).host, secured=False, hint=f"rbee {name} start --host 127.0.0.1")
     return paths, settings
 
 

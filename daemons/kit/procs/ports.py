@@ -85,13 +85,12 @@ def _cannot_bind(host: str, port: int, error: OSError) -> RbeeError:
 
 def _all_taken(host: str, ports: range) -> RbeeError:
     holder = port_holder(ports.start)
-    which = f"port {ports.start}" if len(ports) == 1 else f"all of the ports {ports.start} to {ports.stop - 1}"
-    verb = "is" if len(ports) == 1 else "are"
+    held = f"is held by {_sentence(holder)}"
+    if len(ports) == 1:
+        message = f"port {ports.start} on {host} {held}"
+    else:
+        message = f"all of the ports {ports.start} to {ports.stop - 1} on {host} are taken; {ports.start} {held}"
     details: dict[str, object] = {"host": host, "port": ports.start, "ports_tried": len(ports)}
     if holder is not None:
         details |= {"program": holder.name, "pid": holder.pid}
-    return RbeeError(
-        Code.PORT_IN_USE,
-        f"{which} on {host} {verb} taken; {ports.start} is held by {_sentence(holder)}",
-        details=details,
-    )
+    return RbeeError(Code.PORT_IN_USE, message, details=details)

@@ -180,7 +180,8 @@ async def test_what_keeps_a_hive_from_starting_is_printed(program: HiveProgram) 
         assert error["code"] == "PORT_IN_USE"
         assert port in error["message"]
         assert "RBEE_HIVE_PORT=0" in error["hint"]
-    assert (await program.fails("--host", "0.0.0.0"))["code"] == "INSECURE_BIND"
+    exposed = await program.fails("--host", "0.0.0.0")
+    assert (exposed["code"], exposed["hint"]) == ("INSECURE_BIND", "rbee hive start --host 127.0.0.1")
     assert (await program.fails(RBEE_HIVE_PORT="many"))["code"] == "CONFIG_INVALID"
 
 

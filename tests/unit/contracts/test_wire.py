@@ -3,12 +3,14 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.inference import InferenceRequest, ResponseFormat
 from daemons.contracts.openai import ChatCompletionRequest
 from daemons.contracts.tasks import TaskRequest
-from daemons.contracts.wire import parse_request
+from daemons.contracts.wire import invalid_fields, parse_request
+from daemons.contracts.workers import WorkerSettings
 
 
 def refused(body: object, model: type[TaskRequest] = TaskRequest) -> RbeeError:
@@ -23,6 +25,33 @@ def test_all_faults_are_named_at_once() -> None:
     assert {row["field"] for row in error.details["fields"]} == {"temperature", "top_p", "max_tokens", "colour"}
     for name in ("temperature", "top_p", "max_tokens", "colour"):
         assert name in error.message
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (0, "max_tokens: Input should be greater than or equal to 1 (given: 0)"),
+        (True, "max_tokens: Input should be a valid integer (given: true)"),
+        ("5", "max_tokens: Input should be a valid integer (given: '5')"),
+        ("\x1b[31m" + "x" * 99, r"max_tokens: Input should be a valid integer (given: '\x1b[31m" + "x" * 35 + "'…)"),
+        ([5], "max_tokens: Input should be a valid integer"),
+    ],
+)
+def test_a_fault_tells_the_value_that_was_given(given: object, told: str) -> None:
+    error = refused({"model": "demo", "prompt": "x", "max_tokens": given})
+    assert error.message == f"1 invalid field(s): {told}"
+    assert error.details["fields"] == [{"field": "max_tokens", "problem": told.removeprefix("max_tokens: ")}]
+
+
+def test_an_unknown_field_is_called_so() -> None:
+    assert refused({"model": "demo", "prompt": "x", "colour": 1}).message == "1 invalid field(s): colour: unknown field"
+
+
+@pytest.mark.parametrize("line", ['{"key": "sec-0123"}', '{"key": "sec-0123456789abcdef', '"sec-0123456789abcdef"'])
+def test_a_key_is_never_told_again(line: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        WorkerSettings.model_validate_json(line)
+    assert "sec-" not in str(invalid_fields(caught.value).as_dict())
 
 
 @pytest.mark.parametrize("body", [{"model": "demo"}, {"model": "demo", "prompt": "a", "messages": [{"role": "user"}]}])

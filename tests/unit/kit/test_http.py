@@ -10,13 +10,14 @@ import pytest
 from starlette.requests import Request
 
 from daemons.contracts import routes as r
-from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.errors import ERROR_TABLE, Code, RbeeError
 from daemons.contracts.fleet import Health
 from daemons.contracts.inference import InferenceRequest
 from daemons.contracts.routes import Daemon, Role, Route, routes_of
 from daemons.kit.app import Handler, Result, build_app
 from daemons.kit.auth import Keyring
 from daemons.kit.client import DaemonClient, Event, Peer, until_end
+from daemons.kit.middleware import openai_type
 from daemons.kit.policy import Policy
 from daemons.kit.procs import bind_listening
 from daemons.kit.server import check_bind
@@ -102,6 +103,52 @@ async def test_openai_routes_use_openais_envelope() -> None:
     assert error["type"] == "invalid_request_error"
     assert error["code"] == "INVALID_REQUEST"
     assert "messages" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "key", "status", "type"),
+    [
+        ("GET", "/v1/nope", INFER, 404, "invalid_request_error"),
+        ("PUT", "/v1/models", INFER, 405, "invalid_request_error"),
+        ("GET", "/v1/models", "wrong-key-of-this-test", 401, "authentication_error"),
+    ],
+)
+async def test_the_type_in_openais_envelope_says_whose_fault_it_was(
+    method: str, path: str, key: str, status: int, type: str
+) -> None:
+    async with running(app_of(Daemon.QUEEN)) as url, raw(url, key) as http:
+        response = await http.request(method, path)
+    assert (response.status_code, response.json()["error"]["type"]) == (status, type)
+
+
+def test_each_status_has_openais_type() -> None:
+    types = {code.value: openai_type(spec.status) for code, spec in ERROR_TABLE.items()}
+    assert {types[name] for name in ("MODEL_NOT_FOUND", "PORT_IN_USE", "BODY_TOO_LARGE", "DEADLINE_EXCEEDED")} == {
+        "invalid_request_error"
+    }
+    assert types["INVALID_API_KEY"] == "authentication_error"
+    assert types["ROLE_FORBIDDEN"] == "permission_error"
+    assert types["TOO_MANY_BAD_REQUESTS"] == "rate_limit_error"
+    assert {types[name] for name in ("INTERNAL", "UPSTREAM_LOST", "QUEUE_FULL", "WORKER_OOM")} == {"server_error"}
+
+
+@pytest.mark.parametrize(
+    ("daemon", "names"),
+    [
+        (Daemon.QUEEN, ["keys/infer.key", "keys/admin.key", "RBEE_HOME", "RBEE_QUEEN_KEY"]),
+        (Daemon.HIVE, ["keys/hive.key", "RBEE_HOME"]),
+        (Daemon.WORKER, ["by its hive"]),
+    ],
+)
+@pytest.mark.parametrize("key", [None, "wrong-key-of-this-test"])
+async def test_a_caller_without_a_known_key_is_told_where_the_keys_are(
+    daemon: Daemon, names: list[str], key: str | None
+) -> None:
+    async with running(app_of(daemon)) as url, raw(url, key) as http:
+        error = (await http.get("/metrics")).json()["error"]
+    assert error["code"] == "INVALID_API_KEY"
+    assert [name for name in names if name not in error["message"]] == []
+    assert "wrong-key" not in str(error)
 
 
 async def test_a_body_over_the_limit_is_refused_declared_or_not() -> None:

@@ -75,6 +75,29 @@ def test_a_wrong_variable_is_named(paths: Paths) -> None:
         load(paths, {"RBEE_QUEEN_PORT": "no"})
 
 
+@pytest.mark.parametrize("text", ["[queen]\nport = 'x'\n", "[queen]\nport = 70000\n"])
+def test_a_wrong_file_is_refused_also_where_a_stronger_source_has_the_key(paths: Paths, text: str) -> None:
+    paths.user_config.write_text(text)
+    for stronger in ({"environ": {"RBEE_QUEEN_PORT": "0"}}, {"queen__port": 0}):
+        with pytest.raises(RbeeError) as caught:
+            load(paths, **stronger)
+        assert caught.value.code is Code.CONFIG_INVALID
+        assert f"{paths.user_config}: queen.port: Input should be" in caught.value.message
+        assert caught.value.hint == f"${{EDITOR:-nano}} {paths.user_config}"
+
+
+def test_the_faults_of_all_sources_are_named_at_once(paths: Paths) -> None:
+    paths.user_config.write_text("[queen]\nport = 'x'\n")
+    with pytest.raises(RbeeError) as caught:
+        load(paths, {"RBEE_QUEEN_PORT": "y", "RBEE_HIVE_PORT": "z"})
+    named = {(row["file"], row["key"]) for row in caught.value.details["faults"]}
+    assert named == {
+        (str(paths.user_config), "queen.port"),
+        ("environment RBEE_QUEEN_PORT", "queen.port"),
+        ("environment RBEE_HIVE_PORT", "hive.port"),
+    }
+
+
 def test_a_named_file_must_exist(paths: Paths) -> None:
     with pytest.raises(RbeeError, match="RBEE_CONFIG"):
         load(paths, {"RBEE_CONFIG": str(paths.home / "none.toml")})
@@ -96,6 +119,23 @@ def test_every_key_is_described() -> None:
 def test_folders_in_the_environment_are_a_path_list(paths: Paths) -> None:
     loaded = load(paths, {"RBEE_MODELS_ALLOWED_FOLDERS": "/a:/b"})
     assert loaded.settings.models.allowed_folders == ["/a", "/b"]
+    assert load(paths, {"RBEE_MODELS_ALLOWED_FOLDERS": ""}).settings.models.allowed_folders == []
+    assert load(paths, {"RBEE_MODELS_ALLOWED_FOLDERS": "~/a:"}).settings.models.allowed_folders == ["~/a"]
+
+
+@pytest.mark.parametrize("text", ['["/data"]', "data", "/a:b"])
+def test_folders_that_are_not_absolute_are_refused_with_the_separator(paths: Paths, text: str) -> None:
+    with pytest.raises(RbeeError) as caught:
+        load(paths, {"RBEE_MODELS_ALLOWED_FOLDERS": text})
+    assert caught.value.code is Code.CONFIG_INVALID
+    for part in ("RBEE_MODELS_ALLOWED_FOLDERS", "models.allowed_folders", repr(text.split(":")[-1]), "':'"):
+        assert part in caught.value.message
+
+
+def test_a_file_names_the_relative_folder_too(paths: Paths) -> None:
+    paths.user_config.write_text("[models]\nallowed_folders = ['/a', 'models']\n")
+    with pytest.raises(RbeeError, match=r"user\.toml: models\.allowed_folders: 'models' is not an absolute path"):
+        load(paths)
 
 
 def hint_of(paths: Paths, environ: dict[str, str] | None = None) -> str:
