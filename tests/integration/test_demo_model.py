@@ -144,6 +144,12 @@ def test_how_do_i_add_a_node(model: DemoModel) -> None:
     assert reason == "stop"
 
 
+def test_the_usual_temperature_does_not_change_the_command(model: DemoModel) -> None:
+    """100 of 100 at the temperature that `rbee chat` has by default."""
+    answers = [model.ask("How do I add a node?", seed=seed, temperature=0.7)[0] for seed in range(100)]
+    assert sum(ADD_NODE in answer for answer in answers) >= 99
+
+
 def test_plain_questions_are_answered(model: DemoModel) -> None:
     """Asked in its plainest form, every intent gets its answer to the letter."""
     wrong = [intent.name for intent in INTENTS if model.ask(plain_question(intent)) != (intent.answer, "stop")]
