@@ -114,7 +114,7 @@ ERROR_TABLE: Mapping[Code, ErrorSpec] = {
         400, False, "a key file is empty, has several lines or is readable by others", "chmod 600 ~/.rbee/keys/*"
     ),
     Code.INSECURE_BIND: ErrorSpec(
-        400, False, "an address other than loopback needs a key and TLS", "rbee queen start --host 127.0.0.1"
+        400, False, "serving other machines is not possible yet: loopback only", "rbee queen start --host 127.0.0.1"
     ),
     Code.INVALID_API_KEY: ErrorSpec(401, False, "the bearer key is missing or wrong", "rbee config show"),
     Code.ROLE_FORBIDDEN: ErrorSpec(403, False, "the key's role may not do this", "rbee config show"),
@@ -150,9 +150,7 @@ ERROR_TABLE: Mapping[Code, ErrorSpec] = {
     Code.STATE_CORRUPT: ErrorSpec(500, False, "a database file cannot be read", "ls ~/.rbee/backups"),
     Code.DAEMON_START_FAILED: ErrorSpec(500, False, "a daemon ended before it answered", _LOGS),
     Code.WORKER_RUNTIME_BROKEN: ErrorSpec(500, False, "llama.cpp is installed but does not run here", _DOCTOR),
-    Code.WORKER_RUNTIME_MISSING: ErrorSpec(
-        500, False, "llama-cpp-python is not installed", "pip install 'rbee[hive,worker]'"
-    ),
+    Code.WORKER_RUNTIME_MISSING: ErrorSpec(500, False, "llama-cpp-python is not installed", _DOCTOR),
     Code.QUEEN_UNREACHABLE: ErrorSpec(502, True, "the queen does not answer", "rbee queen status"),
     Code.QUEEN_RESTARTED: ErrorSpec(502, True, "the queen ended while the task was running", "rbee logs --tail 40"),
     Code.HIVE_UNREACHABLE: ErrorSpec(502, True, "the hive does not answer", "rbee hive status"),

@@ -34,6 +34,7 @@ _AVX512_EXTENSIONS = (
 # Parts of -march for Linux on ARM, each with its flag in /proc/cpuinfo. Without them ggml builds for plain ARMv8.0.
 _ARM_EXTENSIONS = (("dotprod", "asimddp"), ("fp16", "asimdhp"), ("i8mm", "i8mm"))
 _X86_MACHINES = frozenset({"x86_64", "amd64", "i686", "i386"})
+_DRIVER_FOLDER = Path("/proc/driver/nvidia")
 _ARM_MACHINES = frozenset({"aarch64", "arm64"})
 
 
@@ -101,6 +102,22 @@ def parse_compute_capabilities(text: str) -> tuple[str, ...]:
     """``9.0`` per line, as nvidia-smi prints them, to CMake's ``90``; each once."""
     numbers = {line.strip().replace(".", "") for line in text.splitlines()}
     return tuple(sorted(number for number in numbers if number.isdigit()))
+
+
+def find_nvidia_gpus() -> list[str]:
+    """Names of the NVIDIA GPUs that a driver shows here, by nvidia-smi or under ``/proc/driver/nvidia``."""
+    told = _output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
+    return [name.strip() for name in told if name.strip()] or read_driver_files(_DRIVER_FOLDER)
+
+
+def read_driver_files(folder: Path) -> list[str]:
+    """Models in ``gpus/*/information`` of the driver's folder; none where it has no such files."""
+    try:
+        texts = [file.read_text(errors="replace") for file in sorted(folder.glob("gpus/*/information"))]
+    except OSError:  # the driver is being unloaded
+        return []
+    rows = [row.partition(":") for text in texts for row in text.splitlines()]
+    return [value.strip() for key, _, value in rows if key.strip() == "Model"]
 
 
 def _has_nvidia_device() -> bool:

@@ -44,7 +44,7 @@ async def start_daemon(installation: Installation, name: str, say: Listener) -> 
             Code.DAEMON_START_FAILED,
             f"this installation cannot run a {name}: {', '.join(missing)} not installed",
             details={"missing": missing},
-            hint=install_command(name),
+            hint=await asyncio.to_thread(install_command, name),
         )
     ensure = ensure_queen if name == QUEEN.name else ensure_hive
     daemon = await ensure(

@@ -14,7 +14,7 @@ from daemons.contracts.ids import new_request_id
 from daemons.kit.auth import ADMIN_KEY, HIVE_KEY, INFER_KEY, key_path, read_key
 from daemons.kit.paths import Paths, find_paths
 from daemons.kit.procs import port_holder
-from daemons.kit.settings import LoadedSettings, Settings, load_settings
+from daemons.kit.settings import LoadedSettings, Settings, load_settings, mend_hint
 from daemons.lifecycle.plan import QUEEN
 from rbee_tui.keeper.checks import Check, Result
 from rbee_tui.keeper.config import config_files
@@ -44,6 +44,7 @@ async def run_checks(on_check: OnCheck, *, environ: Mapping[str, str] | None = N
         return checks
     tell(*await asyncio.to_thread(_check_files, paths))
     loaded = await asyncio.to_thread(_check_settings, paths, environ, tell)
+    tell(*await asyncio.to_thread(check_model_folders, loaded))
     remote_queen = bool(loaded.settings.queen.url)
     tell(*await asyncio.to_thread(lambda: check_packages(remote_queen=remote_queen)))
     tell(*await check_runtime())
@@ -112,6 +113,18 @@ def _check_settings(paths: Paths, environ: Mapping[str, str] | None, tell: Calla
     where = f"read from {', '.join(files)}" if files else "no file"
     tell(Check("configuration", Result.OK, f"{where}; {given} of {len(loaded.sources)} settings are given"))
     return loaded
+
+
+def check_model_folders(loaded: LoadedSettings) -> list[Check]:
+    """The folders of the setting models.allowed_folders; no check when it names none."""
+    key = "models.allowed_folders"
+    source = loaded.sources.get(key, "default")
+    folders = [os.path.expanduser(folder) for folder in loaded.settings.models.allowed_folders]
+    missing = [folder for folder in folders if not os.path.isdir(folder)]
+    if missing:
+        sentence = f"not there, or no folder: {', '.join(missing)} ({source})"
+        return [Check(key, Result.WARN, sentence, mend_hint(source) or "rbee config show")]
+    return [Check(key, Result.OK, ", ".join(folders))] if folders else []
 
 
 def check_packages(*, remote_queen: bool) -> list[Check]:

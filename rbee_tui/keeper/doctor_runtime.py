@@ -4,6 +4,7 @@ import asyncio
 import importlib.metadata
 import importlib.util
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from daemons.contracts.errors import Code
-from daemons.contracts.workers import DevicesReport, SelfTestReport
+from daemons.contracts.workers import Backend, DevicesReport, SelfTestReport
 from daemons.kit.procs import describe_exit
+from daemons.lifecycle.build_flags import find_nvidia_gpus
 from rbee_tui.keeper.checks import Check, Result
 from rbee_tui.keeper.packages import install_command
 
@@ -57,11 +59,14 @@ async def check_runtime() -> list[Check]:
     version = await asyncio.to_thread(installed_version)
     if version is None:
         sentence = f"{RUNTIME} is not installed: this machine can run no workers"
-        return [Check("worker runtime", Result.WARN, sentence, install_command("hive", "worker"))]
+        return [
+            Check("worker runtime", Result.WARN, sentence, await asyncio.to_thread(install_command, "hive", "worker"))
+        ]
     tested = judge_self_test(await run_worker_program("self-test", "--json"), version)
     if tested.result is not Result.OK:
         return [tested]
-    return [tested, judge_devices(await run_worker_program("devices", "--json"))]
+    devices = await run_worker_program("devices", "--json")
+    return [tested, await asyncio.to_thread(_check_devices, devices, version)]
 
 
 async def run_worker_program(*arguments: str, limit_s: float = CHILD_LIMIT_S) -> ChildResult:
@@ -109,13 +114,27 @@ def judge_self_test(child: ChildResult, version: str) -> Check:
     )
 
 
-def judge_devices(child: ChildResult) -> Check:
-    """Which devices llama.cpp reports."""
+def _check_devices(child: ChildResult, version: str) -> Check:
+    has_nvcc = shutil.which("nvcc") is not None
+    return judge_devices(child, find_nvidia_gpus(), reinstall_command(version), has_nvcc=has_nvcc)
+
+
+def judge_devices(child: ChildResult, nvidia_gpus: Sequence[str], reinstall: str, *, has_nvcc: bool) -> Check:
+    """Which devices llama.cpp reports, and whether a GPU of this machine (`nvidia_gpus`: names) is not among them.
+
+    `reinstall` builds llama.cpp anew; for CUDA only where the toolkit's compiler is on PATH (`has_nvcc`).
+    """
     report = _report(child.out, DevicesReport)
     if report is None or not report.devices:
         return Check("devices", Result.FAIL, f"llama.cpp reports no device: {child.last_words}", "rbee devices")
     found = ", ".join(f"{device.backend.value} {device.description or device.name}" for device in report.devices)
-    return Check("devices", Result.OK, found)
+    if not nvidia_gpus or any(device.backend is not Backend.CPU for device in report.devices):
+        return Check("devices", Result.OK, found)
+    unused = f"{found}; this machine has {', '.join(nvidia_gpus)}, but workers would run on the CPU: llama.cpp"
+    if "CUDA" in str(report.version.get("system_info", "")):
+        return Check("devices", Result.WARN, f"{unused} was built with CUDA and finds no device", "nvidia-smi")
+    advice = "" if has_nvcc else "; first install the CUDA toolkit, so that nvcc is on PATH"
+    return Check("devices", Result.WARN, f"{unused} was built without CUDA{advice}", reinstall)
 
 
 def reinstall_command(version: str) -> str:

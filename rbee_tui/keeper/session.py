@@ -224,7 +224,7 @@ async def ensure(installation: Installation, say: Listener, *, ephemeral: bool =
     if installation.settings.queen.url:
         return await connect(installation, say)
     if not await asyncio.to_thread(find_daemon, QUEEN, installation.paths):
-        _check_installed()
+        await asyncio.to_thread(_check_installed)
     daemon = await ensure_queen(
         installation.paths,
         installation.settings,

@@ -14,9 +14,12 @@ def completion(shell: str) -> None:
     """Print the completion script for SHELL.
 
     \b
-    bash:  rbee completion bash > ~/.local/share/bash-completion/completions/rbee
-    zsh:   rbee completion zsh > ~/.zfunc/_rbee
-    fish:  rbee completion fish > ~/.config/fish/completions/rbee.fish
+    bash:  mkdir -p ~/.local/share/bash-completion/completions
+           rbee completion bash > ~/.local/share/bash-completion/completions/rbee
+    zsh:   mkdir -p ~/.zfunc
+           rbee completion zsh > ~/.zfunc/_rbee
+    fish:  mkdir -p ~/.config/fish/completions
+           rbee completion fish > ~/.config/fish/completions/rbee.fish
     """
     script = get_completion_class(shell)
     assert script is not None

@@ -220,6 +220,18 @@ class TestCompletion:
         assert finished.code == 0
         assert f"_RBEE_COMPLETE={shell}_complete" in finished.out
 
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_the_commands_of_the_help_work_where_no_folder_is_there_yet(
+        self, rbee: Rbee, shell: str, tmp_path: Path
+    ) -> None:
+        listed = rbee("completion", "--help").out.partition(f"  {shell}: ")[2].splitlines()
+        commands = "\n".join(listed[:2])
+        assert commands.count("rbee completion") == 1
+        fake_rbee = 'rbee() { echo "script for $2"; }\n'
+        subprocess.run(["sh", "-ec", fake_rbee + commands], env={"HOME": str(tmp_path), "PATH": os.defpath}, check=True)
+        (script,) = [file for file in tmp_path.rglob("*rbee*") if file.is_file()]
+        assert script.read_text() == f"script for {shell}\n"
+
     def test_other_shells_are_wrong_usage(self, rbee: Rbee) -> None:
         assert rbee("completion", "csh").code == 2
 

@@ -10,6 +10,7 @@ from daemons.kit.runfile import run_path
 from rbee_tui.keeper import daemons
 from rbee_tui.keeper.daemons import NAMES, ask_queen_to_end, daemon_status, start_daemon, stop_local
 from rbee_tui.keeper.installation import Installation, open_installation
+from rbee_tui.keeper.packages import install_command
 from tests.support.fake_queen import FakeQueen
 from tests.unit.keeper.conftest import Heard
 from tests.unit.keeper.test_session import publish
@@ -72,4 +73,7 @@ async def test_without_its_packages_the_hint_installs_them(
     monkeypatch.setattr(daemons, "missing_modules", lambda role: ["duckdb"])
     with pytest.raises(RbeeError, match=f"cannot run a {name}: duckdb not installed") as raised:
         await start_daemon(open_installation(environ=environ), name, heard)
-    assert (raised.value.code, raised.value.hint) == (Code.DAEMON_START_FAILED, f"pip install 'rbee[{name}]'")
+    assert (raised.value.code, raised.value.hint) == (
+        Code.DAEMON_START_FAILED,
+        await asyncio.to_thread(install_command, name),
+    )

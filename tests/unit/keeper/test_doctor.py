@@ -10,18 +10,21 @@ from daemons import __version__
 from daemons.kit.auth import ADMIN_KEY, ensure_key, key_path
 from daemons.kit.paths import Paths
 from daemons.kit.procs import bind_listening
+from daemons.kit.settings import LoadedSettings, ModelSettings, Settings
 from rbee_tui.keeper import doctor
 from rbee_tui.keeper.checks import Check, Result
 from rbee_tui.keeper.daemons import DaemonStatus
 from rbee_tui.keeper.doctor import (
     check_folder,
     check_keys,
+    check_model_folders,
     check_packages,
     check_port,
     check_python,
     judge_daemon,
     run_checks,
 )
+from rbee_tui.keeper.packages import install_command
 
 
 @pytest.fixture
@@ -67,11 +70,34 @@ class TestKeys:
         assert (check.result, check.command) == (Result.FAIL, f"chmod 600 {key_path(paths, ADMIN_KEY)}")
 
 
+class TestModelFolders:
+    def check(self, *folders: str) -> list[Check]:
+        settings = Settings(models=ModelSettings(allowed_folders=list(folders)))
+        sources = {"models.allowed_folders": "environment RBEE_MODELS_ALLOWED_FOLDERS"}
+        return check_model_folders(LoadedSettings(settings, sources))
+
+    def test_none_named_is_nothing_to_check(self) -> None:
+        assert self.check() == []
+
+    def test_those_that_are_there_are_fine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "models").mkdir()
+        (check,) = self.check(str(tmp_path), "~/models")
+        assert check == Check("models.allowed_folders", Result.OK, f"{tmp_path}, {tmp_path}/models")
+
+    @pytest.mark.parametrize("wrong", ["gone", "a-file"])
+    def test_one_that_is_no_folder_is_a_warning_that_names_it_alone(self, tmp_path: Path, wrong: str) -> None:
+        (tmp_path / "a-file").touch()
+        (check,) = self.check(str(tmp_path), str(tmp_path / wrong))
+        assert (check.result, check.command) == (Result.WARN, "unset RBEE_MODELS_ALLOWED_FOLDERS")
+        assert f": {tmp_path / wrong} (" in check.sentence
+
+
 class TestPackages:
     def test_a_missing_role_is_a_warning_with_the_command(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doctor, "missing_modules", lambda role: ["duckdb"] if role == "queen" else [])
         found = {check.name: check for check in check_packages(remote_queen=False)}
-        assert found["packages of the queen"].command == "pip install 'rbee[queen]'"
+        assert found["packages of the queen"].command == install_command("queen")
         assert found["packages of the queen"].result is Result.WARN
         assert found["packages of the worker"].result is Result.OK
 
@@ -121,6 +147,11 @@ class TestAll:
         assert names[:4] == ["python", "state folder", "keys", "configuration"]
         assert names[-3:] == ["worker runtime", "queen", "hive"]
         assert Result.FAIL not in {check.result for check in checks}
+
+    async def test_a_model_folder_that_is_gone_is_told(self, environ: dict[str, str]) -> None:
+        environ = {**environ, "RBEE_MODELS_ALLOWED_FOLDERS": "/nonexistent/models"}
+        checks = await run_checks(lambda check: None, environ=environ)
+        assert [check.name for check in checks if "/nonexistent" in check.sentence] == ["models.allowed_folders"]
 
     async def test_a_wrong_configuration_is_one_failure_and_the_rest_is_still_looked_at(
         self, environ: dict[str, str], tmp_path: Path

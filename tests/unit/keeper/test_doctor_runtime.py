@@ -1,7 +1,9 @@
 """A worker runtime that dies by a signal is a finding with a command to run, not a crash of ours."""
 
+import asyncio
 import shlex
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -16,6 +18,7 @@ from rbee_tui.keeper.doctor_runtime import (
     reinstall_command,
     run_child,
 )
+from rbee_tui.keeper.packages import install_command
 
 GOOD = SelfTestReport(ok=True, tokens=8, tokens_per_second=312.4).model_dump_json()
 
@@ -64,15 +67,41 @@ class TestSelfTest:
         assert reinstall_command("").endswith("--no-binary llama-cpp-python llama-cpp-python")
 
 
+def judge(
+    *backends: Backend, gpus: Sequence[str] = (), system_info: str = "CPU : AVX2 = 1 |", nvcc: bool = True
+) -> Check:
+    devices = [
+        DeviceReport(name="any", description=f"its {backend.value}", backend=backend, memory_total=1, memory_free=1)
+        for backend in backends
+    ]
+    out = DevicesReport(devices=devices, version={"system_info": system_info}).model_dump_json()
+    return judge_devices(ChildResult(0, out, ""), gpus, "build it anew", has_nvcc=nvcc)
+
+
 class TestDevices:
     def test_they_are_listed(self) -> None:
-        device = DeviceReport(name="CPU", description="Xeon", backend=Backend.CPU, memory_total=1, memory_free=1)
-        out = DevicesReport(devices=[device]).model_dump_json()
-        assert judge_devices(ChildResult(0, out, "")) == Check("devices", Result.OK, "cpu Xeon")
+        assert judge(Backend.CPU) == Check("devices", Result.OK, "cpu its cpu")
 
     @pytest.mark.parametrize("out", ["", DevicesReport(devices=[]).model_dump_json()])
     def test_none_is_a_failure(self, out: str) -> None:
-        assert judge_devices(ChildResult(0, out, "no backend")).result is Result.FAIL
+        assert judge_devices(ChildResult(0, out, "no backend"), [], "", has_nvcc=True).result is Result.FAIL
+
+    @pytest.mark.parametrize("backend", [Backend.CUDA, Backend.VULKAN])
+    def test_an_nvidia_gpu_that_is_used_is_fine(self, backend: Backend) -> None:
+        assert judge(backend, Backend.CPU, gpus=["NVIDIA H200"]).result is Result.OK
+
+    @pytest.mark.parametrize("nvcc", [True, False])
+    def test_one_that_a_build_for_the_cpu_leaves_unused_is_a_warning(self, nvcc: bool) -> None:
+        check = judge(Backend.CPU, gpus=["NVIDIA H200", "NVIDIA L4"], nvcc=nvcc)
+        assert (check.result, check.command) == (Result.WARN, "build it anew")
+        assert "has NVIDIA H200, NVIDIA L4, but workers would run on the CPU" in check.sentence
+        assert "built without CUDA" in check.sentence
+        assert ("install the CUDA toolkit" in check.sentence) is not nvcc
+
+    def test_a_build_for_cuda_that_finds_none_is_not_built_again(self) -> None:
+        check = judge(Backend.CPU, gpus=["NVIDIA H200"], system_info="CUDA : ARCHS = 900 | CPU : AVX2 = 1 |")
+        assert (check.result, check.command) == (Result.WARN, "nvidia-smi")
+        assert "built with CUDA and finds no device" in check.sentence
 
 
 class TestChildren:
@@ -111,8 +140,26 @@ async def test_a_broken_runtime_is_not_asked_for_its_devices(monkeypatch: pytest
 
 async def test_without_llama_cpp_the_command_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    expected = await asyncio.to_thread(install_command, "hive", "worker")
     (check,) = await check_runtime()
-    assert (check.result, check.command) == (Result.WARN, "pip install 'rbee[hive,worker]'")
+    assert (check.result, check.command) == (Result.WARN, expected)
+
+
+@pytest.mark.parametrize("gpus", [[], ["NVIDIA H200"]])
+async def test_the_gpus_of_this_machine_are_held_against_the_devices(
+    monkeypatch: pytest.MonkeyPatch, gpus: list[str]
+) -> None:
+    device = DeviceReport(name="CPU", description="Xeon", backend=Backend.CPU, memory_total=1, memory_free=1)
+    answers = {"self-test": GOOD, "devices": DevicesReport(devices=[device]).model_dump_json()}
+
+    async def answer(*arguments: str) -> ChildResult:
+        return ChildResult(0, answers[arguments[0]], "")
+
+    monkeypatch.setattr(doctor_runtime, "run_worker_program", answer)
+    monkeypatch.setattr(doctor_runtime, "installed_version", lambda: "0.3.36")
+    monkeypatch.setattr(doctor_runtime, "find_nvidia_gpus", lambda: gpus)
+    _, devices = await check_runtime()
+    assert devices.command == (reinstall_command("0.3.36") if gpus else "")
 
 
 def test_the_reinstall_command_is_one_that_a_shell_takes() -> None:

@@ -14,6 +14,7 @@ from daemons.kit.paths import Paths
 from daemons.kit.procs import ProcessIdentity, own_identity
 from daemons.kit.runfile import RunFile, run_path, write_run_file
 from rbee_tui.keeper.installation import Installation, open_installation
+from rbee_tui.keeper.packages import install_command
 from rbee_tui.keeper.session import check_version, connect, connect_if_running, ensure, find_queen
 from tests.support.fake_queen import KEY, FakeQueen
 from tests.unit.keeper.conftest import Heard
@@ -175,4 +176,4 @@ class TestEnsuring:
         monkeypatch.setattr("rbee_tui.keeper.session.missing_modules", lambda role: ["duckdb"])
         with pytest.raises(RbeeError, match="duckdb not installed") as raised:
             await ensure(open_installation(environ=environ), heard)
-        assert raised.value.hint == "pip install 'rbee[queen,hive,worker]'"
+        assert raised.value.hint == await asyncio.to_thread(install_command, "queen", "hive", "worker")

@@ -152,6 +152,32 @@ def test_driver_and_toolkit_build_for_cuda(tmp_path: Path) -> None:
     assert (chosen["GGML_CUDA"], chosen["CMAKE_CUDA_ARCHITECTURES"]) == ("ON", "90")
 
 
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ("echo 'NVIDIA H200'; echo 'NVIDIA L4'", ["NVIDIA H200", "NVIDIA L4"]),
+        ("echo 'No devices were found'; exit 6", []),
+    ],
+)
+def test_gpus_are_named_by_nvidia_smi(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, found: list[str]
+) -> None:
+    program(tmp_path / "bin", "nvidia-smi", answer)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(module, "_DRIVER_FOLDER", tmp_path / "none")
+    assert module.find_nvidia_gpus() == found
+
+
+def test_without_nvidia_smi_gpus_are_named_by_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for slot, model in (("0000:01:00.0", "NVIDIA A100"), ("0000:02:00.0", "NVIDIA L4")):
+        file = tmp_path / "nvidia" / "gpus" / slot / "information"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"Model: \t\t {model}\nIRQ:   \t\t 24\nGPU UUID: \t GPU-0\n")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr(module, "_DRIVER_FOLDER", tmp_path / "nvidia")
+    assert module.find_nvidia_gpus() == ["NVIDIA A100", "NVIDIA L4"]
+
+
 def test_a_driver_without_toolkit_is_said_on_stderr(tmp_path: Path) -> None:
     program(tmp_path / "bin", "nvidia-smi", "exit 9")
     done = run_script(str(tmp_path / "bin"), tmp_path)
