@@ -50,3 +50,11 @@ def close_all(topologies: list[Topology]) -> None:
         except AssertionError as fault:
             faults.append(str(fault))
     assert not faults, "\n".join(faults)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what a scenario measured and does not judge: what llama.cpp's kernels make of a batch."""
+    for report in terminalreporter.getreports("passed"):
+        for name, said in report.user_properties:
+            if name == "kernels":
+                terminalreporter.write_line(f"kernels: {said}")
