@@ -105,7 +105,7 @@ ERROR_TABLE: Mapping[Code, ErrorSpec] = {
     ),
     Code.INVALID_BACKEND: ErrorSpec(400, False, "the backend is not cpu, cuda, metal, vulkan or rocm", "rbee devices"),
     Code.CONTEXT_OVERFLOW: ErrorSpec(
-        400, False, "prompt and answer do not fit the context", "shorten the prompt, or: rbee infer --ctx N …"
+        400, False, "the prompt does not fit the context", "shorten the prompt, or: rbee infer --ctx N …"
     ),
     Code.MODEL_INVALID: ErrorSpec(400, False, "the file is not a GGUF model that llama.cpp reads", _MODELS),
     Code.CONFIG_INVALID: ErrorSpec(400, False, "a configuration file or variable is wrong", "rbee config show"),
