@@ -91,6 +91,7 @@ QUEEN_SHUTDOWN = Route(
     _Q, "POST", "/v2/admin/shutdown", "drain and end", body=fleet.DrainRequest, answer=fleet.Accepted, status=202
 )
 OPENAI_MODELS = Route(_Q, "GET", "/v1/models", "OpenAI: models", role=_INFER)
+OPENAI_MODEL = Route(_Q, "GET", "/v1/models/{id}", "OpenAI: one model, by its reference", role=_INFER)
 OPENAI_CHAT = Route(_Q, "POST", "/v1/chat/completions", "OpenAI: chat", role=_INFER, body=openai.ChatCompletionRequest)
 OPENAI_COMPLETIONS = Route(
     _Q, "POST", "/v1/completions", "OpenAI: completions", role=_INFER, body=openai.CompletionRequest

@@ -76,7 +76,9 @@ def invalid_fields(error: ValidationError) -> RbeeError:
 def _problem_of(fault: ErrorDetails) -> str:
     if fault["type"] == "extra_forbidden":
         return "unknown field"
-    return fault["msg"].removeprefix("Value error, ") + given(fault["loc"], fault["input"])
+    if fault["type"] == "value_error":  # by a validator of ours, which says what matters of the value
+        return fault["msg"].removeprefix("Value error, ")
+    return fault["msg"] + given(fault["loc"], fault["input"])
 
 
 def given(location: Sequence[int | str], value: Any) -> str:

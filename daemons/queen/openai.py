@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daemons.contracts.errors import RbeeError
+from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.events import Done
 from daemons.contracts.fleet import ModelRow
 from daemons.contracts.inference import Usage
 from daemons.kit.middleware import error_body
 
 _END = b"data: [DONE]\n\n"
+_SHOWN_LENGTH = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,19 @@ COMPLETION = Form("cmpl-", "text_completion", "text_completion", is_chat=False)
 def model_list(rows: Sequence[ModelRow], created: int) -> dict[str, Any]:
     """`GET /v1/models`: each reference once, however many nodes have it."""
     refs = dict.fromkeys(row.ref for row in rows)
-    data = [{"id": ref, "object": "model", "created": created, "owned_by": "rbee"} for ref in refs]
-    return {"object": "list", "data": data}
+    return {"object": "list", "data": [_model(ref, created) for ref in refs]}
+
+
+def one_model(rows: Sequence[ModelRow], ref: str, created: int) -> dict[str, Any]:
+    """`GET /v1/models/{id}`; ids are references. Raises RbeeError(MODEL_NOT_FOUND)."""
+    if not any(row.ref == ref for row in rows):
+        shown = ref[:_SHOWN_LENGTH]
+        raise RbeeError(Code.MODEL_NOT_FOUND, f"no node has a model {shown!r}", details={"model": shown})
+    return _model(ref, created)
+
+
+def _model(ref: str, created: int) -> dict[str, Any]:
+    return {"id": ref, "object": "model", "created": created, "owned_by": "rbee"}
 
 
 class Shape:

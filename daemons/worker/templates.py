@@ -72,14 +72,21 @@ class ChatTemplate:
         self._source = source or CHATML
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._template: jinja2.Template | None = None
+        self._knows_tools = False
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
         """The prompt up to where the assistant begins.
 
         Raises RbeeError: MODEL_INVALID for a template that does not parse, INVALID_REQUEST for a conversation that
-        the template cannot render.
+        the template cannot render, and for tools where it would leave them out.
         """
         template = self._parsed()
+        if tools and not self._knows_tools:
+            raise RbeeError(
+                Code.INVALID_REQUEST,
+                "tools: the model's chat template knows no tools; leave them out, or take another model",
+                details={"fields": [{"field": "tools", "problem": "the model's chat template knows no tools"}]},
+            )
         try:
             return template.render(
                 messages=[self._as_dict(message) for message in messages],
@@ -95,7 +102,10 @@ class ChatTemplate:
     def _parsed(self) -> jinja2.Template:
         if self._template is None:
             try:
-                self._template = _environment().from_string(self._source)
+                environment = _environment()
+                self._template = environment.from_string(self._source)
+                names = environment.parse(self._source).find_all(nodes.Name)
+                self._knows_tools = any(name.name == "tools" and name.ctx == "load" for name in names)
             except jinja2.TemplateError as error:
                 raise RbeeError(
                     Code.MODEL_INVALID,

@@ -14,7 +14,7 @@ from daemons import __version__
 from daemons.contracts import routes
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.events import Done, EventType, Narration, Progress, Token
-from daemons.contracts.fleet import Accepted, DrainRequest, Health, LogLine, LogLines, LogQuery, ModelList, ModelRow
+from daemons.contracts.fleet import Accepted, DrainRequest, Health, LogLine, LogLines, LogQuery, ModelList
 from daemons.contracts.inference import FinishReason, InferenceRequest, Timings, Usage
 from daemons.contracts.routes import Daemon, Role
 from daemons.contracts.workers import (
@@ -168,6 +168,7 @@ class FakeHive:
         self.spawn_headers: list[dict[str, str]] = []
         self.spawn_errors: list[RbeeError] = []
         self.gated = False
+        self.model_refs = ["demo"]
         self.load_gates: list[asyncio.Event] = []
         self.slots = 2
         self.exits: dict[str, WorkerExit] = {}
@@ -178,6 +179,7 @@ class FakeHive:
         self._stack = AsyncExitStack()
         self._news = asyncio.Event()
         self._streams: set[asyncio.Task[Any]] = set()
+        self._log_streams: set[asyncio.Task[Any]] = set()
 
     # -- the queen's way to it
 
@@ -232,9 +234,11 @@ class FakeHive:
         self.tell()
 
     def die(self) -> None:
-        """The hive's process is gone: its stream breaks, nobody finds it."""
+        """The hive's process is gone: its streams break, nobody finds it."""
         self.started = False
         self.cut_streams()
+        for task in set(self._log_streams):
+            task.cancel()
 
     def cut_streams(self) -> set[asyncio.Task[Any]]:
         """Break the telemetry streams that are open now; those that were."""
@@ -327,21 +331,28 @@ class FakeHive:
         return WorkerExitList(exits=[found])
 
     async def _models(self, _request: Request, _body: Any) -> Result:
-        row = ModelRow(id="m-1", ref="demo", path="/demo.gguf", size_bytes=1, architecture="llama", context_length=2048)
-        return ModelList(models=[row])
+        what = {"path": "/demo.gguf", "size_bytes": 1, "architecture": "llama", "context_length": 2048}
+        rows = [{"id": f"m-{n}", "ref": ref, **what} for n, ref in enumerate(self.model_refs)]
+        return ModelList.model_validate({"models": rows})
 
     async def _logs(self, request: Request, _body: Any) -> Result:
         query: LogQuery = query_of(request, LogQuery)
         return SseResponse(self._log_events(query))
 
     async def _log_events(self, query: LogQuery) -> AsyncIterator[bytes]:
-        told = len(self.lines)
-        yield encode_event(EventType.SNAPSHOT, LogLines(lines=list(self.lines)))
-        while query.follow:
-            for line in self.lines[told:]:
-                yield encode_event(EventType.LOG, line)
+        task = asyncio.current_task()
+        assert task is not None
+        self._log_streams.add(task)
+        try:
             told = len(self.lines)
-            await asyncio.sleep(0.02)
+            yield encode_event(EventType.SNAPSHOT, LogLines(lines=list(self.lines)))
+            while query.follow:
+                for line in self.lines[told:]:
+                    yield encode_event(EventType.LOG, line)
+                told = len(self.lines)
+                await asyncio.sleep(0.02)
+        finally:
+            self._log_streams.discard(task)
 
     async def _shutdown(self, _request: Request, body: DrainRequest) -> Result:
         return Accepted()

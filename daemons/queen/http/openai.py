@@ -34,12 +34,21 @@ class OpenAiHandlers:
     def table(self) -> Mapping[Route, Handler]:
         return {
             routes.OPENAI_MODELS: self.models,
+            routes.OPENAI_MODEL: self.model,
             routes.OPENAI_CHAT: self.chat,
             routes.OPENAI_COMPLETIONS: self.completions,
         }
 
     async def models(self, _request: Request, _body: None) -> Result:
-        return openai.model_list(await self._service.models_now(), int(self._service.view.identity.started_at))
+        return openai.model_list(await self._service.models_now(), self._created)
+
+    async def model(self, request: Request, _body: None) -> Result:
+        return openai.one_model(await self._service.models_now(), request.path_params["id"], self._created)
+
+    @property
+    def _created(self) -> int:
+        """When models are said to have been made: nobody knows, so since when this queen serves them."""
+        return int(self._service.view.identity.started_at)
 
     async def chat(self, request: Request, body: ChatCompletionRequest) -> Result:
         return await self._answer(request, body, openai.CHAT)

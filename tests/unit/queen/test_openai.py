@@ -30,6 +30,29 @@ async def test_models_are_listed_by_reference(tmp_path: Path) -> None:
         assert [model.id async for model in client.models.list()] == ["demo"]
 
 
+async def test_one_model_is_told_by_its_reference(tmp_path: Path) -> None:
+    async with _client(tmp_path) as (client, _, _, hive):
+        hive.model_refs.append("file:///data/models/bee.gguf")
+        for ref in ("demo", "file:///data/models/bee.gguf"):
+            model = await client.models.retrieve(ref)
+            assert (model.id, model.object) == (ref, "model")
+        for ref in ("gpt-4", "file:///data/models", "x\x1b[31m"):
+            with pytest.raises(openai.NotFoundError) as caught:
+                await client.models.retrieve(ref)
+            assert (caught.value.code, caught.value.type) == ("MODEL_NOT_FOUND", "invalid_request_error")
+            assert "\x1b" not in caught.value.message
+
+
+async def test_a_conversation_goes_on_with_the_message_that_came(tmp_path: Path) -> None:
+    async with _client(tmp_path) as (client, worker, _, _):
+        first = await client.chat.completions.create(model="demo", messages=PROMPT, max_tokens=2, temperature=None)
+        said = first.choices[0].message.model_dump()
+        await client.chat.completions.create(model="demo", messages=[*PROMPT, said, *PROMPT], max_tokens=2)  # type: ignore[list-item]
+        messages = worker.requests[-1].messages
+        assert messages is not None
+        assert [message.text for message in messages] == ["Hello", "t0 t1 ", "Hello"]
+
+
 async def test_a_whole_chat_answer(tmp_path: Path) -> None:
     async with _client(tmp_path) as (client, worker, _, _):
         answer = await client.chat.completions.create(model="demo", messages=PROMPT, max_tokens=3, temperature=0)

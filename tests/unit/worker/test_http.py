@@ -307,7 +307,8 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> set[bool]:
 
 @pytest.mark.parametrize("size", [10, 20_000])
 async def test_large_requests_are_read_beside_the_loop(readers: set[bool], size: int) -> None:
-    async with running_worker(FakeBackend(reply="ok")) as worker:
+    template = "{{ 'tools: ' if tools }}{{ messages[0].content }}"
+    async with running_worker(FakeBackend(reply="ok", chat_template=template)) as worker:
         tools = [{"type": "function", "function": {"name": "buzz", "description": "b" * size}}]
         await worker.events(prompt=None, messages=[{"role": "user", "content": "hi"}], tools=tools)
         assert readers == {size == 10}

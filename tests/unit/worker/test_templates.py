@@ -46,6 +46,27 @@ def test_tojson_does_not_escape_html_or_unicode() -> None:
     )
 
 
+def test_tools_are_refused_where_the_template_would_leave_them_out() -> None:
+    tools = [{"type": "function", "function": {"name": "buzz"}}]
+    # The name alone is no use of it: neither in a comment, nor in a text, nor as an attribute of something else.
+    for source in (None, "{# tools #}tools {{ messages[0].tools }}"):
+        with pytest.raises(RbeeError, match="knows no tools") as caught:
+            render(source, tools=tools)
+        assert caught.value.code is Code.INVALID_REQUEST
+        assert caught.value.details["fields"][0]["field"] == "tools"
+        assert render(source, tools=[]) == render(source)
+
+
+def test_a_template_may_look_first_whether_there_are_tools() -> None:
+    llama = (
+        "{%- if custom_tools is defined %}{%- set tools = custom_tools %}{%- endif %}"
+        "{%- if not tools is defined %}{%- set tools = none %}{%- endif %}"
+        "{%- if tools is not none %}{{- tools | length }}{%- endif %}"
+    )
+    assert render(llama, tools=[{}]) == "1"
+    assert render("{% macro all() %}{{ tools | length }}{% endmacro %}{{ all() }}", tools=[{}, {}]) == "2"
+
+
 def test_time_and_loop_controls_and_generation_tag_work() -> None:
     year = str(datetime.datetime.now().astimezone().year)
     assert render("{{ strftime_now('%Y') }}") == year
