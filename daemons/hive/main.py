@@ -3,6 +3,7 @@
 import click
 
 import daemons
+from daemons.kit.entry import needing
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,9 +19,10 @@ def main() -> None:
 @click.option("--owner-pid", type=click.IntRange(min=1), default=None, help="process that an ephemeral hive ends with")
 def serve(host: str | None, port: int | None, ephemeral: bool, owner_pid: int | None) -> None:
     """Serve until SIGTERM, then end all workers and exit 0."""
-    from daemons.hive.serving import run_hive
-    from daemons.kit.server import run_daemon
-    from daemons.kit.startup import Options
+    with needing("hive"):
+        from daemons.hive.serving import run_hive
+        from daemons.kit.server import run_daemon
+        from daemons.kit.startup import Options
 
     options = Options(host=host, port=port, ephemeral=ephemeral, owner_pid=owner_pid)
     run_daemon(lambda: run_hive(options))

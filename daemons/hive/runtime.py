@@ -107,8 +107,6 @@ def missing_program(program: str, error: OSError) -> RbeeError:
 def _broken(argv: Sequence[str], returncode: int | None, out: str, err: str) -> RbeeError:
     said = [line for line in (err.strip() or out.strip()).splitlines() if line.strip()][-_SHOWN_LINES:]
     details: dict[str, Any] = {"command": list(argv), "returncode": returncode, "log": said}
-    if any("No module named 'llama_cpp'" in line for line in said):
-        return RbeeError(Code.WORKER_RUNTIME_MISSING, "llama-cpp-python is not installed", details=details)
     how = "was killed at its time limit" if returncode is None else describe_exit(returncode)
     return RbeeError(
         Code.WORKER_RUNTIME_BROKEN,

@@ -5,18 +5,18 @@ owns -> connections close -> the process exits. A second signal cuts the drain s
 """
 
 import asyncio
-import json
 import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp
 
 from daemons.contracts.errors import Code, RbeeError
+from daemons.kit.entry import end_failed
 from daemons.kit.logs import get_logger
 
 LAST_CONNECTIONS_S = 1
@@ -119,17 +119,13 @@ async def _drain(service: Service, hurry: asyncio.Event, drain_s: float) -> None
 def run_daemon(main: Callable[[], Awaitable[None]]) -> None:
     """Run a daemon's main coroutine to its end and exit: 0 done, 1 failed.
 
-    A failure to start is the last line on stdout, as JSON, so that whoever started the daemon can say it again.
+    What it failed of is told as `end_failed` does.
     """
     try:
-        import uvloop
-
         uvloop.run(_awaited(main))
     except RbeeError as error:
         get_logger().error(error.message, code=error.code.value)
-        sys.stdout.write(json.dumps({"error": error.as_dict()}) + "\n")
-        sys.stdout.flush()
-        sys.exit(1)
+        end_failed(error)
 
 
 async def _awaited(main: Callable[[], Awaitable[None]]) -> None:

@@ -3,6 +3,7 @@
 import click
 
 import daemons
+from daemons.kit.entry import needing
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,9 +19,10 @@ def main() -> None:
 @click.option("--owner-pid", type=click.IntRange(min=1), default=None, help="process that an ephemeral queen ends with")
 def serve(host: str | None, port: int | None, ephemeral: bool, owner_pid: int | None) -> None:
     """Serve until SIGTERM, then finish what runs and exit 0."""
-    from daemons.kit.server import run_daemon
-    from daemons.kit.startup import Options
-    from daemons.queen.serving import run_queen
+    with needing("queen"):
+        from daemons.kit.server import run_daemon
+        from daemons.kit.startup import Options
+        from daemons.queen.serving import run_queen
 
     options = Options(host=host, port=port, ephemeral=ephemeral, owner_pid=owner_pid)
     run_daemon(lambda: run_queen(options))

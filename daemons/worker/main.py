@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import click
@@ -10,6 +11,8 @@ from pydantic import BaseModel
 
 import daemons
 from daemons.contracts.errors import Code, RbeeError
+from daemons.kit.entry import needing
+from daemons.worker.runtime import EXTRA, importing_runtime
 
 ReportT = TypeVar("ReportT", bound=BaseModel)
 
@@ -28,8 +31,9 @@ def serve(labels: tuple[str, ...]) -> None:
     LABELS (id, model, backend, device, address) are for whoever reads the list of processes; they set nothing.
     """
     del labels
-    from daemons.kit.server import run_daemon
-    from daemons.worker import serve as serving
+    with needing(EXTRA, Code.WORKER_RUNTIME_MISSING):
+        from daemons.kit.server import run_daemon
+        from daemons.worker import serve as serving
 
     run_daemon(serving.main)
 
@@ -38,20 +42,23 @@ def serve(labels: tuple[str, ...]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="one JSON object instead of lines for people")
 def devices(as_json: bool) -> None:
     """List what llama.cpp can compute on here."""
-    from daemons.worker.checks import devices_lines, devices_report
-
-    _answer(devices_report, devices_lines, as_json)
+    with _failures_told(as_json):
+        with importing_runtime():
+            from daemons.worker.checks import devices_lines, devices_report
+        _print(devices_report(), devices_lines, as_json)
 
 
 @main.command("self-test")
 @click.option("--model", "model_path", type=click.Path(), default=None, help="GGUF file; default: the demo model")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object instead of lines for people")
 def self_test(model_path: str | None, as_json: bool) -> None:
-    """Load a model and decode a few tokens; exit code 1 when that fails."""
-    from daemons.worker.checks import self_test_lines, self_test_report
-
-    report = _answer(lambda: self_test_report(model_path), self_test_lines, as_json)
-    sys.exit(0 if report.ok else 1)
+    """Load a model and decode a few tokens. Exits with 1 when that fails."""
+    with _failures_told(as_json):
+        with importing_runtime():
+            from daemons.worker.checks import self_test_lines, self_test_report
+        report = self_test_report(model_path)
+        _print(report, self_test_lines, as_json)
+        sys.exit(0 if report.ok else 1)
 
 
 @main.command()
@@ -62,30 +69,30 @@ def self_test(model_path: str | None, as_json: bool) -> None:
 @click.option("--device", default="", help="llama.cpp's name of the device, e.g. CUDA0; empty: the CPU")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object instead of lines for people")
 def estimate(model_path: str, ctx: int, slots: int, batch: int, device: str, as_json: bool) -> None:
-    """Tell the memory that a model would take, as llama.cpp counts it, without loading it."""
-    from daemons.worker.checks import estimate_lines, estimate_report
+    """Tell the memory that a model would take, without loading it.
 
-    _answer(
-        lambda: estimate_report(model_path, ctx=ctx, slots=slots, batch=batch, device=device), estimate_lines, as_json
-    )
+    The figures are llama.cpp's own.
+    """
+    with _failures_told(as_json):
+        with importing_runtime():
+            from daemons.worker.checks import estimate_lines, estimate_report
+        report = estimate_report(model_path, ctx=ctx, slots=slots, batch=batch, device=device)
+        _print(report, estimate_lines, as_json)
 
 
-def _answer(make: Callable[[], ReportT], lines: Callable[[ReportT], list[str]], as_json: bool) -> ReportT:
-    """Print a report, or the error that prevented it (exit code 1)."""
+def _print(report: ReportT, lines: Callable[[ReportT], list[str]], as_json: bool) -> None:
+    click.echo(report.model_dump_json() if as_json else "\n".join(lines(report)))
+
+
+@contextmanager
+def _failures_told(as_json: bool) -> Iterator[None]:
+    """Prints the error that prevented a report, and exits with 1."""
     try:
-        report = make()
+        yield
     except RbeeError as error:
         text = json.dumps({"error": error.as_dict()}) if as_json else f"{error.code.value}: {error.message}"
         click.echo(text, err=not as_json)
         sys.exit(1)
-    except ModuleNotFoundError as error:
-        if error.name != "llama_cpp":
-            raise
-        missing = RbeeError(Code.WORKER_RUNTIME_MISSING, "llama-cpp-python is not installed")
-        click.echo(json.dumps({"error": missing.as_dict()}) if as_json else missing.message, err=not as_json)
-        sys.exit(1)
-    click.echo(report.model_dump_json() if as_json else "\n".join(lines(report)))
-    return report
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from daemons.kit.settings import LogSettings
 from daemons.worker.bridge import Bridge
 from daemons.worker.engine.backend import Backend
 from daemons.worker.http.handlers import worker_handlers
+from daemons.worker.runtime import importing_runtime
 from daemons.worker.service import WorkerService
 
 MANY_BAD_REQUESTS = 10_000
@@ -79,14 +80,8 @@ def listening_socket(settings: WorkerSettings) -> socket.socket:
 
 def make_backend(settings: WorkerSettings) -> Backend:
     """The llama.cpp backend; imported here, so that HTTP code can be imported without llama.cpp."""
-    try:
+    with importing_runtime():
         from daemons.worker.engine.llama.backend import LlamaBackend, LoadOptions
-    except ModuleNotFoundError as error:
-        if error.name != "llama_cpp":
-            raise
-        raise RbeeError(Code.WORKER_RUNTIME_MISSING, "llama-cpp-python is not installed") from error
-    except (OSError, RuntimeError) as error:
-        raise RbeeError(Code.WORKER_RUNTIME_BROKEN, f"llama.cpp's library cannot be loaded: {error}") from error
     return LlamaBackend(
         LoadOptions(
             model_path=settings.model_path,
