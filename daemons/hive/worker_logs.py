@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from daemons.contracts.ids import RUN_ID
 from daemons.hive.core.exits import LOG_LINES
+from daemons.kit.log_files import files_of, worker_of
 from daemons.kit.logs import parse_log_line
 from daemons.kit.procs import last_lines
 
@@ -14,18 +14,6 @@ KEPT_LOGS = 8
 
 def out_path(logs: Path, worker_id: str) -> Path:
     return logs / f"{worker_id}.out"
-
-
-def files_of(logs: Path, worker_id: str) -> list[Path]:
-    """All log files of one worker, rotated ones too."""
-    return [path for path in logs.glob(f"{worker_id}.*") if worker_of(path) == worker_id]
-
-
-def worker_of(path: Path) -> str | None:
-    """Id of the worker that a file of the log folder belongs to."""
-    name, _, rest = path.name.partition(".")
-    is_log = rest == "out" or rest == "log" or rest.startswith("log.")
-    return name if is_log and name.startswith("w-") and RUN_ID.fullmatch(name) else None
 
 
 def last_words(logs: Path, worker_id: str) -> tuple[str, ...]:

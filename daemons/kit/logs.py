@@ -8,6 +8,7 @@ import atexit
 import json
 import logging
 import logging.handlers
+import math
 import os
 import queue
 import sys
@@ -112,12 +113,15 @@ def parse_log_line(line: str, node: str, source: str) -> LogLine:
         row = json.loads(line)
         if not isinstance(row, dict):
             raise ValueError("not an object")
-    except ValueError:
+        at = float(row.get("at", 0.0))
+        if not math.isfinite(at):
+            raise ValueError("no time")
+    except (ValueError, TypeError, OverflowError):
         return LogLine(node=node, source=source, at=0.0, level="info", text=line.rstrip("\n"))
     return LogLine(
         node=node,
         source=source,
-        at=float(row.get("at", 0.0)),
+        at=at,
         level=str(row.get("level", "info")),
         text=str(row.get("text", "")),
         fields={key: value for key, value in row.items() if key not in _OWN_KEYS},

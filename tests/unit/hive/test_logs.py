@@ -11,7 +11,7 @@ import pytest
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.fleet import LogQuery
 from daemons.hive.clock import SteadyClock
-from daemons.hive.logs import LONGEST_LINE, Follower, LogReader
+from daemons.hive.logs import LogReader
 from daemons.kit.paths import Paths
 
 WORKER = "w-00000001"
@@ -108,37 +108,3 @@ async def test_a_stream_that_follows_ends_with_the_hive(paths: Paths, reader: Lo
 async def next_text(events: AsyncIterator[bytes]) -> tuple[str, str]:
     kind, data = parsed(await asyncio.wait_for(anext(events), 10.0))
     return kind, data["text"]
-
-
-def test_half_a_line_waits_for_its_other_half(paths: Paths) -> None:
-    path = paths.logs / "hive.log"
-    path.touch()
-    follower = Follower(paths.logs, "local", None)
-    follower.skip_to_end()
-    append(path, "half")
-    assert follower.appended() == []
-    append(path, " and half\nnext\n")
-    assert [row.text for row in follower.appended()] == ["half and half", "next"]
-    follower.close()
-
-
-def test_a_line_without_end_does_not_fill_memory(paths: Paths) -> None:
-    path = paths.logs / "hive.log"
-    path.touch()
-    follower = Follower(paths.logs, "local", None)
-    follower.skip_to_end()
-    append(path, "x" * (3 * LONGEST_LINE))
-    assert sum(len(row.text) for row in follower.appended()) == 3 * LONGEST_LINE
-    follower.close()
-
-
-def test_a_source_that_is_removed_is_let_go(paths: Paths) -> None:
-    path = paths.logs / f"{WORKER}.log"
-    append(path, line(1, "x"))
-    follower = Follower(paths.logs, "local", None)
-    follower.skip_to_end()
-    path.unlink()
-    assert follower.appended() == []
-    append(path, line(2, "of a file of the same name"))
-    assert [row.text for row in follower.appended()] == ["of a file of the same name"]
-    follower.close()

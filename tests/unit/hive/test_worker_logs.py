@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from daemons.hive.worker_logs import KEPT_LOGS, files_of, last_words, prune, remove, worker_of
+from daemons.hive.worker_logs import KEPT_LOGS, last_words, prune, remove
+from daemons.kit.log_files import files_of, worker_of
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from daemons.kit.logs import parse_log_line, read_log
 
 WRITER = """
@@ -62,3 +64,9 @@ def test_foreign_lines_are_kept_as_text() -> None:
     assert parse_log_line("[1, 2]", "local", "w-1").text == "[1, 2]"
     line = parse_log_line('{"at": 5.5, "level": "error", "text": "x", "n": 1}', "gpu", "hive")
     assert (line.at, line.level, line.text, line.fields, line.node) == (5.5, "error", "x", {"n": 1}, "gpu")
+
+
+@pytest.mark.parametrize("at", ["null", '"soon"', "[]", "NaN", "1e999"])
+def test_a_line_whose_time_is_none_is_kept_as_it_is(at: str) -> None:
+    line = parse_log_line(f'{{"at": {at}, "text": "x"}}\n', "local", "hive")
+    assert (line.at, line.text) == (0.0, f'{{"at": {at}, "text": "x"}}')
