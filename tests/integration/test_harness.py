@@ -61,6 +61,15 @@ def test_a_temporary_file_that_is_left_fails_the_end_of_its_topology(topology: T
         topology.close()
 
 
+def test_a_lost_task_in_a_daemons_log_fails_the_end_of_its_topology(topology: Topology) -> None:
+    logs = topology.home / "logs"
+    logs.mkdir(parents=True)
+    (logs / "hive.log").write_text('{"level": "info", "text": "started"}\n')
+    (logs / "queen.log").write_text('{"level": "error", "text": "Task was destroyed but it is pending!"}\n')
+    with pytest.raises(AssertionError, match=r"queen\.log: .*was destroyed"):
+        topology.close()
+
+
 def test_a_topology_that_did_nothing_leaves_nothing(topology: Topology) -> None:
     topology.close()
     assert not topology.root.exists()

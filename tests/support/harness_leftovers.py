@@ -9,6 +9,7 @@ from typing import Any
 from daemons.kit.procs.identity import ProcessIdentity, identify
 
 _PROC = Path("/proc")
+_LOST = ("was destroyed but it is pending", "was never retrieved", "was never awaited")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +81,14 @@ def _points_below(link: Path, root: Path) -> bool:
     except OSError:
         return False
     return target == str(root) or target.startswith(f"{root}/")
+
+
+def lost_tasks(root: Path) -> list[str]:
+    """Lines in the daemons' logs below `root` by which asyncio tells of a task or a failure that nobody waited for."""
+    return [
+        f"{path}: {line.strip()}"
+        for path in sorted(root.rglob("logs/*"))
+        if path.is_file()
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if any(fault in line for fault in _LOST)
+    ]

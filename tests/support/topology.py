@@ -15,7 +15,7 @@ from daemons.kit.procs.identity import ProcessIdentity, is_alive, send_signal
 from tests.support.harness import Recorder, eventually
 from tests.support.harness_http import Api
 from tests.support.harness_keeper import Finished, Keeper
-from tests.support.harness_leftovers import DaemonRun, processes_of, read_daemon_run, read_worker_runs
+from tests.support.harness_leftovers import DaemonRun, lost_tasks, processes_of, read_daemon_run, read_worker_runs
 
 REPOSITORY = Path(__file__).parents[2]
 READY_WITHIN_S = 30.0
@@ -218,6 +218,7 @@ class Topology:
             self._end_everything(faults)
             faults += [f"something still listens on {url}" for url in sorted(self._addresses) if _listens(url)]
             faults += [f"temporary file left: {path}" for path in sorted(self._temp.rglob("*"))]
+            faults += lost_tasks(self.root)
         finally:
             for api in self._apis.values():
                 api.close()
