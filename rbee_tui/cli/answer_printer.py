@@ -1,9 +1,11 @@
 """An answer as it comes: tokens to stdout, everything else to stderr, and what it cost at its end."""
 
 from daemons.contracts.events import Narration, Progress, Token
-from daemons.contracts.inference import FinishReason
+from daemons.contracts.inference import FinishReason, Usage
 from rbee_tui.cli.screen import Screen
 from rbee_tui.keeper.infer import Answer, AnswerEvent
+
+WHEN_FULL = "more: --ctx N, which starts a new worker"
 
 
 class AnswerPrinter:
@@ -23,6 +25,10 @@ class AnswerPrinter:
         """What came so far."""
         return "".join(self._parts)
 
+    def cancelled(self) -> str:
+        """``cancelled after 3 tokens``."""
+        return f"cancelled after {self.tokens} {'token' if self.tokens == 1 else 'tokens'}"
+
     def __call__(self, event: AnswerEvent) -> None:
         if isinstance(event, Token):
             self._parts.append(event.token)
@@ -34,8 +40,13 @@ class AnswerPrinter:
         elif not self._terse:
             self._screen.narrate(event)
 
-    def finish(self, answer: Answer, *, model: str, request_id: str) -> None:
-        """The end of the line and the figures; with --json the whole answer as one object."""
+    def finish(
+        self, answer: Answer, *, model: str, max_tokens: int, request_id: str, when_full: str = WHEN_FULL
+    ) -> None:
+        """The end of the line and the figures; with --json the whole answer as one object.
+
+        `when_full` is what to do when the context left no room for `max_tokens`.
+        """
         if self._screen.as_json:
             self._screen.json(
                 {
@@ -49,13 +60,13 @@ class AnswerPrinter:
             )
         else:
             self._screen.end_line()
-        self._screen.narrate(cost(answer))
+        self._screen.narrate(cost(answer, max_tokens, when_full))
 
 
-def cost(answer: Answer) -> Narration:
-    """Tokens, tokens per second and time to first token, in a sentence."""
+def cost(answer: Answer, max_tokens: int, when_full: str) -> Narration:
+    """Tokens, tokens per second, time to first token, and what cut the answer off, in a sentence."""
     done, timings = answer.done, answer.done.timings
-    cut = ", stopped at the limit of tokens (more: --max-tokens N)" if done.finish_reason is FinishReason.LENGTH else ""
+    cut = f", {_limit(done.usage, max_tokens, when_full)}" if done.finish_reason is FinishReason.LENGTH else ""
     first = f"{answer.ttft_ms:.0f} ms" if answer.ttft_ms < 1000 else f"{answer.ttft_ms / 1000:.1f} s"
     return Narration(
         actor="keeper",
@@ -64,4 +75,15 @@ def cost(answer: Answer) -> Narration:
             f"first token after {first}{cut}"
         ),
         fields={**done.usage.model_dump(), **timings.model_dump(), "task": answer.task_id},
+    )
+
+
+def _limit(usage: Usage, max_tokens: int, when_full: str) -> str:
+    """Which of the two limits it was: an answer ends at --max-tokens, or where prompt and answer fill the context."""
+    if usage.completion_tokens >= max_tokens:
+        return "stopped at the limit of tokens (more: --max-tokens N)"
+    prompt, answer = usage.prompt_tokens, usage.completion_tokens
+    return (
+        f"stopped because the worker's context of {prompt + answer} tokens is full: "
+        f"{prompt} of the prompt, {answer} of the answer ({when_full})"
     )

@@ -28,8 +28,15 @@ def placement_options(function: Function) -> Function:
     return function
 
 
+def max_tokens_option(default: int) -> Callable[[Function], Function]:
+    """--max-tokens; each command has a default of its own."""
+    return click.option(
+        "--max-tokens", type=int, default=default, metavar="N", help=f"Longest answer; default {default}."
+    )
+
+
 def generation_options(function: Function) -> Function:
-    """--max-tokens, the sampling options, --stop."""
+    """The sampling options, --stop."""
     for option in (
         click.option(
             "--stop", multiple=True, callback=_as_list, metavar="TEXT", help="End before this text; may be repeated."
@@ -42,7 +49,6 @@ def generation_options(function: Function) -> Function:
         click.option("--top-p", type=float, metavar="X", help="Choose among the likeliest of this total probability."),
         click.option("--top-k", type=int, metavar="N", help="Choose among this many tokens; 0 is off."),
         click.option("--temperature", type=float, metavar="X", help="0 is greedy; default 0.7."),
-        click.option("--max-tokens", type=int, metavar="N", help="Longest answer; default 100."),
     ):
         function = option(function)
     return function

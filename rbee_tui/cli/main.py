@@ -80,7 +80,7 @@ def _flushed(code: int) -> int:
     except BrokenPipeError:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.FAILED
+        return code or Exit.FAILED
     return code
 
 

@@ -1,5 +1,6 @@
 """The two doors out of a command: stdout for data and nothing else, stderr for narration, progress and errors."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +42,7 @@ class Screen:
         self._bar: LoadingBar | None = None
         self._said: tuple[str, float] = ("", 0.0)
         self._open_line = False
+        self._held: list[str] = []
 
     @property
     def out_is_terminal(self) -> bool:
@@ -56,15 +58,26 @@ class Screen:
         self._out.flush()
         if shown:
             self._open_line = not shown.endswith("\n")
+        if not self._open_line:
+            self._say_held()
 
     def line(self, text: str) -> None:
         """One line of data."""
         self.write(f"{text}\n")
 
     def end_line(self) -> None:
-        """Finish a line of data that is still open."""
+        """Finish a line of data that is still open; then what was held back meanwhile is said."""
         if self._open_line:
             self.write("\n")
+
+    def interrupted(self) -> None:
+        """After Ctrl+C the terminal shows ``^C`` somewhere: the next sentence begins on a line of its own."""
+        ended = self._bar is not None or (self._open_line and self.out_is_terminal)
+        self.stop_progress()
+        if self._err.isatty() and not ended:
+            self._err.write("\n")
+            self._err.flush()
+        self._break_off()
 
     def json(self, value: Mapping[str, Any] | BaseModel) -> None:
         """One JSON object as data; indented for people, on one line for programs."""
@@ -126,7 +139,7 @@ class Screen:
     def error(self, error: RbeeError) -> None:
         """A failure on stderr: code, message, hint and request id; one JSON object with --json."""
         self.stop_progress()
-        self._close_line()
+        self._break_off()
         if self.as_json:
             self._err.write(json.dumps({"error": error.as_dict()}) + "\n")
         else:
@@ -137,12 +150,27 @@ class Screen:
         self._err.flush()
 
     def _say(self, line: str) -> None:
+        if self._open_line and not self.out_is_terminal:
+            self._held.append(line)  # both may go into one file, and what is piped is the data and nothing else
+            return
         self._close_line()
         if self._bar is not None:
             self._bar.print_above(line)
             return
         self._err.write(line + "\n")
         self._err.flush()
+
+    def _say_held(self) -> None:
+        held, self._held = self._held, []
+        for line in held:
+            self._say(line)
+
+    def _break_off(self) -> None:
+        """The data end here. That nobody reads them any more is no news then."""
+        with contextlib.suppress(BrokenPipeError):
+            self.end_line()
+        self._open_line = False
+        self._say_held()
 
     def _close_line(self) -> None:
         """On a terminal that shows both, a sentence does not begin in the middle of the data."""

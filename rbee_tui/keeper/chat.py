@@ -5,12 +5,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.tasks import TaskRequest
 from rbee_tui.keeper.infer import Answer, OnEvent, build_request, run_task
 from rbee_tui.keeper.session import QueenSession
 
 Turn = Mapping[str, str]
 """``{"role": "system" | "user" | "assistant", "content": text}``."""
+
+LARGER_CONTEXT = "rbee chat --ctx N"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,14 @@ class Conversation:
 async def ask(
     session: QueenSession, conversation: Conversation, question: str, on_event: OnEvent, *, partials: Path
 ) -> tuple[Conversation, Answer]:
-    """The model's answer to `question`, and the conversation with both in it. Raises as `infer.run_task` does."""
-    answer = await run_task(session, conversation.request(question), on_event, partials=partials)
+    """The model's answer to `question`, and the conversation with both in it.
+
+    Raises as `infer.run_task` does; the hint of a CONTEXT_OVERFLOW is then one for a conversation.
+    """
+    try:
+        answer = await run_task(session, conversation.request(question), on_event, partials=partials)
+    except RbeeError as error:
+        if error.code is Code.CONTEXT_OVERFLOW:
+            error.hint = f"/new (starts over), or: {LARGER_CONTEXT}"
+        raise
     return conversation.exchanged(question, answer.text), answer

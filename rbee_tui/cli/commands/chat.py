@@ -10,15 +10,18 @@ import click
 from daemons.contracts.errors import Code, RbeeError
 from rbee_tui.cli.answer_printer import AnswerPrinter
 from rbee_tui.cli.call import Call, command_options
-from rbee_tui.cli.generation_options import generation_options, placement_options
-from rbee_tui.keeper.chat import Conversation, ask
+from rbee_tui.cli.generation_options import generation_options, max_tokens_option, placement_options
+from rbee_tui.keeper.chat import LARGER_CONTEXT, Conversation, ask
 from rbee_tui.keeper.installation import Installation
 from rbee_tui.keeper.session import QueenSession, ensure
 
 PROMPT = "> "
 END_HINT = "Ctrl+D ends"
 HELP = "/new begins again, /exit or Ctrl+D ends, Ctrl+C stops an answer"
+KEPT = "what came stays in the conversation"
+DROPPED = "the question is dropped"
 MAX_TOKENS = 512
+WHEN_FULL = f"more: /new, or {LARGER_CONTEXT}, which starts a new worker"
 
 # What the queen itself says is told and the conversation goes on; without the queen it cannot.
 _ENDS = frozenset({Code.QUEEN_UNREACHABLE, Code.INVALID_API_KEY, Code.ROLE_FORBIDDEN, Code.VERSION_MISMATCH})
@@ -28,6 +31,7 @@ _ENDS = frozenset({Code.QUEEN_UNREACHABLE, Code.INVALID_API_KEY, Code.ROLE_FORBI
 @click.option("--model", "-m", metavar="M", help="Default: the setting models.default.")
 @click.option("--system", metavar="TEXT", help="System prompt.")
 @placement_options
+@max_tokens_option(MAX_TOKENS)
 @generation_options
 @click.option("--ephemeral", is_flag=True, help="Stop again what this command had to start.")
 @command_options
@@ -37,7 +41,6 @@ def chat(call: Call, model: str | None, system: str | None, ephemeral: bool, **o
     From a pipe every line is asked in turn. With --json each answer is one object.
     """
     installation = call.installation()
-    options["max_tokens"] = options["max_tokens"] or MAX_TOKENS
     conversation = Conversation.begin(model or installation.settings.models.default, system=system, options=options)
     conversation.request(PROMPT)  # a wrong option is told before anything is started
     # One runner for the whole conversation: between two turns Ctrl+C belongs to the line editor, not to the loop.
@@ -58,8 +61,9 @@ def _talk(
             return
         if line == "/new":
             conversation = conversation.cleared()
+            call.screen.say("a new conversation: what was said before is forgotten")
         elif line.startswith("/"):
-            call.screen.say(HELP)
+            call.screen.say(HELP if line == "/help" else f"unknown command {line.split()[0]}; {HELP}")
         else:
             conversation = _turn(runner, session, call, conversation, line, installation)
 
@@ -79,15 +83,21 @@ def _turn(
     try:
         after, answer = runner.run(ask(session, conversation, question, printer, partials=partials))
     except KeyboardInterrupt:
-        call.screen.stop_progress()
-        call.screen.end_line()
+        call.screen.interrupted()
+        call.screen.say(f"{printer.cancelled()}; {KEPT if printer.text else DROPPED}")
         return conversation.exchanged(question, printer.text) if printer.text else conversation
     except RbeeError as error:
         if error.code in _ENDS or not sys.stdin.isatty():
             raise
         call.screen.error(error)
         return conversation
-    printer.finish(answer, model=conversation.model, request_id=installation.request_id)
+    printer.finish(
+        answer,
+        model=conversation.model,
+        max_tokens=conversation.options["max_tokens"],
+        request_id=installation.request_id,
+        when_full=WHEN_FULL,
+    )
     return after
 
 

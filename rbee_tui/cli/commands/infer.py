@@ -13,7 +13,7 @@ from daemons.contracts.tasks import TaskRequest
 from rbee_tui.cli.answer_printer import AnswerPrinter
 from rbee_tui.cli.call import Call, command_options
 from rbee_tui.cli.exits import Exit
-from rbee_tui.cli.generation_options import generation_options, placement_options
+from rbee_tui.cli.generation_options import generation_options, max_tokens_option, placement_options
 from rbee_tui.keeper.infer import build_request, run_task
 from rbee_tui.keeper.installation import Installation
 from rbee_tui.keeper.session import ensure
@@ -27,6 +27,7 @@ STDIN = "-"
 @click.option("--prompt", "-p", metavar="P", help="The prompt; - reads stdin, as does no prompt at all in a pipe.")
 @click.option("--system", metavar="TEXT", help="System prompt; the prompt is then a turn of a chat.")
 @placement_options
+@max_tokens_option(TaskRequest.model_fields["max_tokens"].default)
 @generation_options
 @click.option(
     "--json-schema",
@@ -58,8 +59,8 @@ def infer(
     try:
         call.run(_answer(call, call.installation(), request, printer, ephemeral=ephemeral))
     except KeyboardInterrupt:
-        call.screen.stop_progress()
-        call.screen.say(f"cancelled after {printer.tokens} {'token' if printer.tokens == 1 else 'tokens'}")
+        call.screen.interrupted()
+        call.screen.say(printer.cancelled())
         raise click.exceptions.Exit(Exit.INTERRUPTED) from None
 
 
@@ -68,7 +69,7 @@ async def _answer(
 ) -> None:
     async with await ensure(installation, call.screen.narrate, ephemeral=ephemeral) as session:
         answer = await run_task(session, request, printer, partials=installation.paths.partial_answers)
-        printer.finish(answer, model=request.model, request_id=installation.request_id)
+        printer.finish(answer, model=request.model, max_tokens=request.max_tokens, request_id=installation.request_id)
 
 
 def _prompt(argument: str | None, option: str | None) -> str:

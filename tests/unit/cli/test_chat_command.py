@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from daemons.contracts.errors import Code, RbeeError
-from tests.support.fake_queen import FakeQueen, answer_of
+from daemons.contracts.events import EventType, Token
+from daemons.contracts.inference import FinishReason
+from tests.support.fake_queen import FakeQueen, answer_of, done
 from tests.unit.cli.conftest import Rbee
 
 
@@ -38,7 +40,24 @@ def test_how_an_answer_came_about_is_told_once_unless_figures_are_wanted(rbee: R
 def test_new_begins_again_and_exit_ends(rbee: Rbee, queen: FakeQueen) -> None:
     finished = rbee("chat", stdin=b"one\n/new\ntwo\n/what\n/exit\nthree\n")
     assert (finished.code, asked(queen)) == (0, [["one"], ["two"]])
-    assert finished.err.count("/new begins again") == 2
+    assert "[keeper] a new conversation: what was said before is forgotten\n" in finished.err
+    assert "[keeper] unknown command /what; /new begins again, /exit or Ctrl+D ends" in finished.err
+
+
+def test_help_is_a_command(rbee: Rbee, queen: FakeQueen) -> None:
+    finished = rbee("chat", stdin=b"/help\n")
+    assert (finished.err.count("/new begins again"), "unknown" in finished.err, queen.requests) == (2, False, [])
+
+
+def test_zero_tokens_are_refused(rbee: Rbee, queen: FakeQueen) -> None:
+    finished = rbee("chat", "--max-tokens", "0", stdin=b"Hi\n")
+    assert (finished.code, "max_tokens" in finished.err, queen.requests) == (1, True, [])
+
+
+def test_a_full_context_names_what_helps_in_a_conversation(rbee: Rbee, queen: FakeQueen) -> None:
+    queen.answers = [[(EventType.TOKEN, Token(token="x", index=0)), done(8, FinishReason.LENGTH)]]
+    err = rbee("chat", stdin=b"Hi\n").err
+    assert "context of 13 tokens is full: 5 of the prompt, 8 of the answer (more: /new, or rbee chat --ctx N" in err
 
 
 def test_with_json_each_answer_is_an_object(rbee: Rbee, queen: FakeQueen) -> None:
@@ -84,7 +103,7 @@ class TestAtATerminal:
         finished = rbee("chat")
         assert (finished.code, finished.out) == (0, "Hello\nFine\n")
         assert asked(queen)[-1] == ["Hi", "Hello", "And you?"]
-        assert "error CONTEXT_OVERFLOW: too long" in finished.err
+        assert "error CONTEXT_OVERFLOW: too long\nhint: /new (starts over), or: rbee chat --ctx N\n" in finished.err
 
     def test_ctrl_c_at_the_prompt_ends_with_130(
         self, rbee: Rbee, queen: FakeQueen, typed: list[str | type[BaseException]]

@@ -127,9 +127,19 @@ class TestOutput:
         assert "[queen] placing on worker w-00000001 (slots_free=4)" in err
         assert "prompt_tokens=5" in err
 
-    def test_a_limit_that_was_reached_is_said(self, rbee: Rbee, queen: FakeQueen) -> None:
-        queen.answers = [[(EventType.TOKEN, Token(token="x", index=0)), done(1, FinishReason.LENGTH)]]
-        assert "stopped at the limit of tokens (more: --max-tokens N)" in rbee("infer", "-m", "demo", "Hi").err
+    def test_a_limit_of_tokens_that_was_reached_is_said(self, rbee: Rbee, queen: FakeQueen) -> None:
+        queen.answers = [[(EventType.TOKEN, Token(token="x", index=0)), done(9, FinishReason.LENGTH)]]
+        err = rbee("infer", "-m", "demo", "Hi", "--max-tokens", "9").err
+        assert err.endswith(", stopped at the limit of tokens (more: --max-tokens N)\n")
+
+    def test_a_full_context_is_said_with_its_numbers(self, rbee: Rbee, queen: FakeQueen) -> None:
+        queen.answers = [[(EventType.TOKEN, Token(token="x", index=0)), done(8, FinishReason.LENGTH)]]
+        err = rbee("infer", "-m", "demo", "Hi", "--max-tokens", "9").err
+        assert err.endswith(
+            ", stopped because the worker's context of 13 tokens is full: 5 of the prompt, 8 of the answer "
+            "(more: --ctx N, which starts a new worker)\n"
+        )
+        assert "--max-tokens" not in err
 
     def test_a_text_that_ends_its_line_gets_no_second_end(self, rbee: Rbee, queen: FakeQueen) -> None:
         queen.answers = [answer_of("one\n", "two\n")]
@@ -180,7 +190,7 @@ class TestFailures:
         queen.answers = [[(EventType.TOKEN, Token(token="Once", index=0)), (EventType.ERROR, crash)]]
         finished = rbee("infer", "-m", "demo", "Hi")
         file = tmp_path / "h" / "partial" / f"{TASK_ID}.txt"
-        assert (finished.code, finished.out, file.read_text()) == (1, "Once", "Once")
+        assert (finished.code, finished.out, file.read_text()) == (1, "Once\n", "Once")
         assert str(file) in finished.err
 
     def test_a_defect_of_ours_is_told_without_a_trace(

@@ -11,11 +11,12 @@ import termios
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from daemons.contracts.events import EventType, Token
+from daemons.contracts.events import EventType, Narration, Token
 from daemons.contracts.fleet import LogLine
 from tests.support.fake_queen import KEY, TASK_ID, FakeQueen, Step, answer_of, done, running_queen, worker_row
 
@@ -75,6 +76,39 @@ class TestCtrlC:
         assert b"Traceback" not in err
         assert err.endswith(b"[keeper] cancelled after 1 token\n")
 
+    def test_what_came_is_on_a_line_of_its_own_in_a_file_for_both(
+        self, fake: FakeQueen, process_environ: Mapping[str, str], tmp_path: Path
+    ) -> None:
+        fake.answers = [[token("Once ", 0), threading.Event(), done(1)]]
+        file = tmp_path / "both"
+        with file.open("wb") as both:
+            process = subprocess.Popen(
+                [*COMMAND, "infer", "-m", "demo", "Hi"],
+                env=process_environ,
+                stdin=subprocess.DEVNULL,
+                stdout=both,
+                stderr=both,
+            )
+        while b"Once " not in file.read_bytes():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT_S) == 130
+        assert file.read_bytes() == b"Once \n[keeper] cancelled after 1 token\n"
+
+    def test_it_is_130_though_the_reader_of_the_answer_went_first(
+        self, fake: FakeQueen, process_environ: Mapping[str, str]
+    ) -> None:
+        fake.answers = [[token("Once ", 0), threading.Event(), done(1)]]
+        with start(process_environ, "infer", "-m", "demo", "Hi") as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.read(5) == b"Once "
+            process.stdout.close()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(LIMIT_S) == 130
+            assert process.stderr.read() == b"[keeper] cancelled after 1 token\n"
+
     def test_following_logs_ends(self, fake: FakeQueen, process_environ: Mapping[str, str]) -> None:
         fake.lines = [LogLine(node="local", source="queen", at=1.0, level="info", text=f"line {n}") for n in range(2)]
         with start(process_environ, "logs", "--follow") as process:
@@ -84,6 +118,28 @@ class TestCtrlC:
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=LIMIT_S)
         assert (process.returncode, b"Traceback" in err) == (130, False)
+
+
+class TestOneFileForBoth:
+    """`rbee … >log 2>&1`: the answer ends its line before anything else is said."""
+
+    @pytest.mark.parametrize("last", ["bees.", "bees.\n"])
+    def test_what_a_worker_says_of_its_answer(
+        self, fake: FakeQueen, process_environ: Mapping[str, str], last: str
+    ) -> None:
+        said = EventType.NARRATION, Narration(actor="worker w-1", text="2 tokens")
+        fake.answers = [[token("On", 0), said, token(last, 1), said, done(2)]]
+        line = f"{' '.join(COMMAND)} infer -m demo Hi"
+        both = subprocess.run(
+            ["sh", "-c", f"{line} 2>&1"], env=process_environ, stdin=subprocess.DEVNULL, capture_output=True, check=True
+        )
+        answer, *sentences = both.stdout.decode().splitlines()
+        assert (answer, sentences[:2]) == ("Onbees.", ["[worker w-1] 2 tokens"] * 2)
+        assert sentences[2].startswith("[keeper] 2 tokens, 120.5 tok/s")
+        apart = subprocess.run(
+            ["sh", "-c", line], env=process_environ, stdin=subprocess.DEVNULL, capture_output=True, check=True
+        )
+        assert apart.stdout == b"Onbees.\n"
 
 
 class TestBrokenPipe:
@@ -202,6 +258,28 @@ class Watched:
         return before + found
 
 
+@contextmanager
+def chatting(environ: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], int, Watched]]:
+    """`rbee chat` on a terminal of its own: the process, the terminal, and what it shows."""
+    terminal, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "chat", "-m", "demo"],
+        env=environ,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that the terminal's Ctrl+C reaches it
+    )
+    os.close(theirs)
+    try:
+        yield process, terminal, Watched(terminal)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+
+
 class TestChatAtATerminal:
     """A conversation with a real line editor: Ctrl+C stops an answer or drops a line, Ctrl+D ends."""
 
@@ -209,24 +287,14 @@ class TestChatAtATerminal:
         self, fake: FakeQueen, process_environ: Mapping[str, str]
     ) -> None:
         fake.answers = [[token("Half an", 0), threading.Event()], answer_of("Sure.")]
-        terminal, theirs = pty.openpty()
-        process = subprocess.Popen(
-            [*COMMAND, "chat", "-m", "demo"],
-            env=process_environ,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that the terminal's Ctrl+C reaches it
-        )
-        os.close(theirs)
-        screen = Watched(terminal)
-        try:
+        with chatting(process_environ) as (process, terminal, screen):
             screen.until(b"> ")
             os.write(terminal, b"Hi\r")
             screen.until(b"Half an")
             os.write(terminal, b"\x03")
-            assert b"Traceback" not in screen.until(b"> ")
+            shown = screen.until(b"\r\n> ")
+            assert b"Traceback" not in shown
+            assert b"\n[keeper] cancelled after 1 token; what came stays in the conversation\r\n" in shown
             os.write(terminal, b"half a line")
             screen.until(b"half a line")
             assert b"Traceback" not in screen.until(b"[keeper] Ctrl+D ends\r\n", press=b"\x03")
@@ -236,9 +304,21 @@ class TestChatAtATerminal:
             screen.until(b"> ")
             os.write(terminal, b"\x04")
             assert process.wait(LIMIT_S) == 0
-        finally:
-            process.kill()
-            process.wait()
-            os.close(terminal)
         assert fake.cancelled.is_set()
         assert [message.text for message in fake.requests[1].messages or []] == ["Hi", "Half an", "Go on"]
+
+    def test_ctrl_c_before_the_first_token_drops_the_question_and_says_so(
+        self, fake: FakeQueen, process_environ: Mapping[str, str]
+    ) -> None:
+        placing = EventType.NARRATION, Narration(actor="queen", text="placing")
+        fake.answers = [[placing, threading.Event()], answer_of("Sure.")]
+        with chatting(process_environ) as (_, terminal, screen):
+            screen.until(b"> ")
+            os.write(terminal, b"Hi\r")
+            screen.until(b"[queen] placing\r\n")
+            os.write(terminal, b"\x03")
+            shown = screen.until(b"\r\n> ")
+            assert shown == b"^C\r\n[keeper] cancelled after 0 tokens; the question is dropped\r\n> "
+            os.write(terminal, b"Again\r")
+            screen.until(b"Sure.")
+        assert [message.text for message in fake.requests[1].messages or []] == ["Again"]

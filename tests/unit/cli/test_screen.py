@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -116,12 +117,77 @@ def test_a_sentence_does_not_begin_in_the_middle_of_the_answer_on_a_terminal() -
     assert doors.out.getvalue() == "half an ans\n"
 
 
-def test_a_sentence_adds_nothing_to_piped_data() -> None:
+def test_a_sentence_waits_for_the_end_of_a_line_that_is_piped() -> None:
     doors = Doors()
     screen = doors.screen()
     screen.write("half an ans")
+    screen.say("slow")
+    assert (doors.out.getvalue(), doors.err.getvalue()) == ("half an ans", "")
+    screen.write("wer\n")
+    assert doors.err.getvalue() == "[keeper] slow\n"
+    screen.write("and more")
     screen.say("lost")
-    assert doors.out.getvalue() == "half an ans"
+    screen.end_line()
+    assert (doors.out.getvalue(), doors.err.getvalue()) == (
+        "half an answer\nand more\n", "[keeper] slow\n[keeper] lost\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["error", "interrupted", "end_line"])
+@pytest.mark.parametrize("text", ["answer", "answer\n"])
+def test_data_end_their_line_before_anything_else_is_said_in_the_same_file(end: str, text: str) -> None:
+    both = io.StringIO()
+    screen = Screen(out=both, err=both)
+    screen.write(text)
+    screen.say("held")
+    ends: dict[str, Callable[[], None]] = {
+        "error": lambda: screen.error(RbeeError(Code.QUEUE_FULL, "full", hint="wait")),
+        "interrupted": screen.interrupted,
+        "end_line": screen.end_line,
+    }
+    ends[end]()
+    screen.say("after")
+    shown = "error QUEUE_FULL: full\nhint: wait\n" if end == "error" else ""
+    assert both.getvalue() == f"answer\n[keeper] held\n{shown}[keeper] after\n"
+
+
+class FakeClosedPipe(io.StringIO):
+    """A stream whose reader is gone once `closed_now` is set."""
+
+    closed_now = False
+
+    def write(self, text: str) -> int:
+        if self.closed_now:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def test_an_error_is_told_though_nobody_reads_the_data_any_more() -> None:
+    out, err = FakeClosedPipe(), io.StringIO()
+    screen = Screen(out=out, err=err)
+    screen.write("half")
+    screen.say("held")
+    out.closed_now = True
+    screen.error(RbeeError(Code.QUEUE_FULL, "full"))
+    assert err.getvalue().startswith("[keeper] held\nerror QUEUE_FULL: full\n")
+
+
+def test_what_is_said_after_ctrl_c_stands_on_a_line_of_its_own_on_a_terminal() -> None:
+    doors = Doors(terminal=True)
+    screen = doors.screen()
+    screen.interrupted()
+    screen.say("cancelled")
+    assert doors.err.getvalue() == "\n[keeper] cancelled\n"
+    doors.out = io.StringIO()
+    screen = doors.screen()
+    screen.write("half")
+    screen.interrupted()
+    assert (doors.out.getvalue(), doors.err.getvalue()) == ("half\n", "\n[keeper] cancelled\n\n")
+    doors = Doors(terminal=True)
+    screen = doors.screen()
+    screen.write("half")
+    screen.interrupted()
+    assert (doors.out.getvalue(), doors.err.getvalue()) == ("half\n", "")
 
 
 def test_piped_listings_are_tab_separated_with_a_header() -> None:

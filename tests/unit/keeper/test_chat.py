@@ -56,6 +56,7 @@ async def test_a_question_that_failed_is_no_turn(installed: Installation, queen:
     queen.answers = [RbeeError(Code.CONTEXT_OVERFLOW, "2100 tokens do not fit 2048")]
     conversation = Conversation.begin("demo").exchanged("Hi", "Hello")
     async with await connect(installed, Heard()) as session:
-        with pytest.raises(RbeeError, match="2100 tokens do not fit 2048"):
+        with pytest.raises(RbeeError, match="2100 tokens do not fit 2048") as raised:
             await ask(session, conversation, "x", lambda event: None, partials=installed.paths.partial_answers)
     assert len(conversation.turns) == 2
+    assert raised.value.hint == "/new (starts over), or: rbee chat --ctx N"
