@@ -11,6 +11,7 @@ import pytest
 
 from daemons import __version__
 from daemons.contracts.workers import Backend
+from daemons.worker.main import main as worker_group
 from rbee_tui.cli.generation_options import BACKENDS
 from rbee_tui.cli.main import COMMANDS, rbee
 from tests.unit.cli.conftest import Rbee
@@ -94,6 +95,28 @@ def test_backends_are_those_of_the_wire() -> None:
     assert tuple(backend.value for backend in Backend) == BACKENDS
 
 
+def test_no_listing_of_commands_is_cut_off_at_80_columns() -> None:
+    def check(command: click.Command, name: str, parent: click.Context | None = None) -> int:
+        context = click.Context(command, info_name=name, parent=parent, terminal_width=80, max_content_width=80)
+        if not isinstance(command, click.Group):
+            return 0
+        listing = command.get_help(context).partition("\nCommands:\n")[2]
+        assert listing
+        assert "..." not in listing, listing
+        subcommands = [(sub, command.get_command(context, sub)) for sub in command.list_commands(context)]
+        return 1 + sum(check(found, sub, context) for sub, found in subcommands if found is not None)
+
+    assert check(rbee, "rbee") > 5
+    assert check(worker_group, "llm-worker-rbee") == 1
+
+
+@pytest.mark.parametrize(("command", "default"), [("infer", 100), ("chat", 512)])
+def test_help_tells_the_default_of_max_tokens_that_is_sent(rbee: Rbee, command: str, default: int) -> None:
+    assert f"Longest answer; default {default}." in rbee(command, "--help").out
+    (option,) = (row for row in COMMANDS[command].load().params if row.name == "max_tokens")
+    assert option.default == default
+
+
 def test_no_argument_prints_the_help(rbee: Rbee) -> None:
     assert rbee().out == rbee("--help").out
     assert rbee().code == 0
@@ -145,4 +168,4 @@ def test_a_short_command_imports_no_screen_and_no_daemon() -> None:
         check=True,
         env={"RBEE_HOME": "/nonexistent/rbee"},
     )
-    assert (done.stdout, done.stderr) == ('{"queen": null}\n', "[]\n")
+    assert (done.stdout.startswith('{"queen": null, '), done.stderr) == (True, "[]\n")
