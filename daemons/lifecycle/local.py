@@ -5,7 +5,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,7 @@ __all__ = [
     "ensure_hive",
     "ensure_queen",
     "find_daemon",
+    "living_workers",
     "read_start_error",
     "stop_daemon",
 ]
@@ -124,6 +125,19 @@ async def end_abandoned_workers(paths: Paths, policy: Policy) -> Mapping[str, Ex
         lock.give_back()
 
 
+def living_workers(paths: Paths) -> list[str]:
+    """Ids of the workers of this home whose processes run, with their hive or without it. Reads files."""
+    return [file.stem for file, identity in _worker_runs(paths) if is_alive(identity)]
+
+
+def _worker_runs(paths: Paths) -> Iterator[tuple[Path, ProcessIdentity]]:
+    for file in sorted(paths.worker_run.glob("*.json")):
+        try:
+            yield file, _WorkerRun.model_validate_json(file.read_bytes()).identity
+        except (OSError, ValidationError):
+            continue  # names no process; the next hive removes it
+
+
 def _remove(files: Iterable[Path]) -> None:
     for file in files:
         file.unlink(missing_ok=True)
@@ -131,15 +145,11 @@ def _remove(files: Iterable[Path]) -> None:
 
 def _abandoned(paths: Paths, lock: "_StartLock") -> Mapping[str, ProcessIdentity]:
     """Workers that live without a hive; the lock is taken so that none comes meanwhile. Removes files of dead ones."""
-    files = sorted(paths.worker_run.glob("*.json"))
-    if not files or not lock.take() or find_daemon(HIVE.name, paths) is not None:
+    runs = list(_worker_runs(paths))
+    if not runs or not lock.take() or find_daemon(HIVE.name, paths) is not None:
         return {}
     living: dict[str, ProcessIdentity] = {}
-    for file in files:
-        try:
-            identity = _WorkerRun.model_validate_json(file.read_bytes()).identity
-        except (OSError, ValidationError):
-            continue  # names no process; the next hive removes it
+    for file, identity in runs:
         if is_alive(identity):
             living[file.stem] = identity
         else:

@@ -7,7 +7,8 @@ from typing import Any
 from daemons.contracts.fleet import LogLine, ModelRow, NodeRow
 from daemons.contracts.tasks import TaskRow
 from daemons.contracts.workers import WorkerHealth, WorkerRow
-from rbee_tui.cli.figures import UNKNOWN, age, duration, figure, percent, size
+from rbee_tui.cli.clean import one_line
+from rbee_tui.cli.figures import UNKNOWN, age, duration, figure, local_time, percent, size
 from rbee_tui.cli.tables import Column
 from rbee_tui.keeper.config import SettingRow
 from rbee_tui.keeper.fleet import NodeDevice
@@ -101,9 +102,26 @@ SETTING_COLUMNS: tuple[Column[SettingRow], ...] = (
 
 def log_line(line: LogLine) -> str:
     """One log line for people: time, where from, level, sentence, fields."""
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.at)) if line.at else UNKNOWN
     fields = "".join(f" {name}={figure(value)}" for name, value in line.fields.items())
-    return f"{at} {line.node}/{line.source} {line.level.upper()} {line.text}{fields}"
+    return f"{local_time(line.at)} {line.node}/{line.source} {line.level.upper()} {line.text}{fields}"
+
+
+def task_lines(task: TaskRow) -> list[str]:
+    """Everything that is known of one task, a line for each field."""
+    fields = task.model_dump(mode="json", exclude_none=True)
+    return [f"{name}: {one_line(_task_field(name, value))}" for name, value in fields.items() if value != ""]
+
+
+def _task_field(name: str, value: Any) -> str:
+    if name.endswith("_at"):
+        return local_time(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name == "error":
+        return f"{value.get('code', 'failed')} {value.get('message', '')}".rstrip()
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={figure(part)}" for key, part in value.items())
+    return figure(value)
 
 
 def _cores(row: NodeDevice) -> str:

@@ -1,5 +1,7 @@
 """Numbers as people read them: sizes, times, ages."""
 
+import time
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 UNKNOWN = "-"
 
@@ -32,6 +34,11 @@ def duration(seconds: float) -> str:
 def age(at: float | None, now: float) -> str:
     """Time since `at` (unix seconds); ``-`` when it never was."""
     return duration(now - at) if at else UNKNOWN
+
+
+def local_time(at: float) -> str:
+    """``2026-03-01 09:30:00``, on the clock of this machine; ``-`` when it never was."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else UNKNOWN
 
 
 def figure(value: object) -> str:

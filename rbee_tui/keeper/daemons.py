@@ -1,18 +1,29 @@
 """Queen and hive of this machine as daemons: start, stop, status."""
 
 import asyncio
+import shlex
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.fleet import DrainRequest, Health
 from daemons.contracts.routes import QUEEN_SHUTDOWN
 from daemons.kit.client import DaemonClient, Peer
 from daemons.kit.narration import Listener
+from daemons.kit.paths import Paths
 from daemons.kit.procs import ExitReport
-from daemons.kit.runfile import RunFile
-from daemons.lifecycle.local import end_abandoned_workers, ensure_hive, ensure_queen, find_daemon, stop_daemon
-from daemons.lifecycle.plan import KINDS, QUEEN, DaemonKind
+from daemons.kit.runfile import RunFile, read_run_file, remove_run_file, run_path
+from daemons.lifecycle.local import (
+    end_abandoned_workers,
+    ensure_hive,
+    ensure_queen,
+    find_daemon,
+    living_workers,
+    stop_daemon,
+)
+from daemons.lifecycle.plan import HIVE, KINDS, QUEEN, DaemonKind
 from rbee_tui.keeper.installation import Installation
 from rbee_tui.keeper.packages import install_command, missing_modules
 from rbee_tui.keeper.session import find_queen, narration
@@ -31,6 +42,68 @@ class DaemonStatus:
     pid: int | None
     started_at: float | None
     ephemeral: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EndedDaemon:
+    """A daemon whose process is gone, without having removed its run file: it was killed, or crashed."""
+
+    name: str
+    pid: int
+    url: str
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThisMachine:
+    """What the run files of this machine tell without a queen. `workers` are the ids of those whose processes run."""
+
+    hive: DaemonStatus | None
+    workers: list[str]
+    ended_unexpectedly: list[EndedDaemon]
+
+
+def this_machine(paths: Paths) -> ThisMachine:
+    """Hive, workers, and what ended unexpectedly on this machine. Reads files."""
+    run = find_daemon(HIVE.name, paths)
+    ended = [daemon for name in NAMES if (daemon := ended_unexpectedly(paths, name)) is not None]
+    return ThisMachine(_status_of(run, run.version) if run else None, living_workers(paths), ended)
+
+
+def ended_unexpectedly(paths: Paths, name: str) -> EndedDaemon | None:
+    """The last queen or hive of this machine, if it did not end in order. Reads files."""
+    path = run_path(paths, name)
+    run = read_run_file(path)
+    # One that ends in order removes its file first. So the file is looked at again after the process.
+    if run is None or run.is_alive or read_run_file(path) != run:
+        return None
+    return EndedDaemon(name, run.identity.pid, run.url, str(paths.log_file(name)))
+
+
+def check_address(status: DaemonStatus, *, host: str | None, port: int | None) -> None:
+    """Nothing, when a daemon that runs already has the address that was asked for (None: any; port 0: any).
+
+    Looks up `host`. Raises RbeeError(ALREADY_RUNNING) with the commands that would change the address.
+    """
+    bound = urlsplit(status.url)
+    if port in (None, 0, bound.port) and (host is None or _is_host(host, bound.hostname)):
+        return
+    asked = {"--host": host, "--port": port}
+    flags = [word for flag, value in asked.items() if value is not None for word in (flag, str(value))]
+    raise RbeeError(
+        Code.ALREADY_RUNNING,
+        f"the {status.name} runs already and keeps its address {status.url}; "
+        f"{shlex.join(flags)} counts only when it is started",
+        details={"daemon": status.name, "url": status.url, "pid": status.pid, "host": host, "port": port},
+        hint=f"rbee {status.name} stop; rbee {status.name} start {shlex.join(flags)}",
+    )
+
+
+def _is_host(asked: str, bound: str | None) -> bool:
+    try:
+        return bound in {asked, *(address[4][0] for address in socket.getaddrinfo(asked, None))}
+    except (OSError, UnicodeError):
+        return False
 
 
 async def start_daemon(installation: Installation, name: str, say: Listener) -> tuple[DaemonStatus, bool]:
@@ -59,14 +132,23 @@ async def start_daemon(installation: Installation, name: str, say: Listener) -> 
 async def stop_local(installation: Installation, name: str, say: Listener) -> ExitReport | None:
     """End the queen or hive of this machine, of whatever version, and wait until it is gone; None when none runs.
 
-    Ending a hive ends its workers; ending a queen leaves hives and workers running for the next one.
+    Ending a hive ends its workers; ending a queen leaves hives and workers running for the next one. The run file of
+    one that ended unexpectedly is removed.
     """
     run = await asyncio.to_thread(find_daemon, name, installation.paths)
     if run is None:
+        await asyncio.to_thread(_forget_ended, installation.paths, name)
         return None
     drain_s = installation.policy.drain_s
     say(narration(f"stopping the {name}; waiting up to {drain_s:g} s for running requests", pid=run.identity.pid))
     return await stop_daemon(name, installation.paths, installation.policy)
+
+
+def _forget_ended(paths: Paths, name: str) -> None:
+    path = run_path(paths, name)
+    run = read_run_file(path)
+    if run is not None and not run.is_alive:
+        remove_run_file(path, run.identity)
 
 
 async def end_workers_left(installation: Installation) -> Mapping[str, ExitReport]:

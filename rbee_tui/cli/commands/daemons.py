@@ -11,9 +11,12 @@ from rbee_tui.cli.call import Call, command_options
 from rbee_tui.cli.figures import age
 from rbee_tui.keeper.daemons import (
     DaemonStatus,
+    EndedDaemon,
     ask_queen_to_end,
+    check_address,
     daemon_status,
     end_workers_left,
+    ended_unexpectedly,
     start_daemon,
     stop_local,
 )
@@ -39,6 +42,7 @@ def hive() -> None:
 @command_options
 def queen_start(call: Call, host: str | None, port: int | None) -> None:
     """Start the queen of this machine; one that runs is left as it is."""
+    _refuse_queen_url(call, "rbee queen start")
     _start(call, QUEEN, host, port)
 
 
@@ -69,6 +73,7 @@ def queen_status(call: Call) -> None:
 @command_options
 def hive_start(call: Call, host: str | None, port: int | None) -> None:
     """Start the hive of this machine; one that runs is left as it is."""
+    _refuse_queen_url(call, "rbee hive start")
     _start(call, HIVE, host, port)
 
 
@@ -76,6 +81,7 @@ def hive_start(call: Call, host: str | None, port: int | None) -> None:
 @command_options
 def hive_stop(call: Call) -> None:
     """End the hive of this machine and its workers, those of a hive that was killed, too."""
+    _refuse_queen_url(call, "rbee hive stop")
     _stop(call, call.installation_or_defaults(), HIVE)
 
 
@@ -83,12 +89,21 @@ def hive_stop(call: Call) -> None:
 @command_options
 def hive_status(call: Call) -> None:
     """Show whether a hive runs on this machine, where, and in which version."""
+    _refuse_queen_url(call, "rbee hive status")
     _status(call, HIVE)
+
+
+def _refuse_queen_url(call: Call, command: str) -> None:
+    """Raises click.UsageError: what was meant for another machine is not done on this one."""
+    if call.queen_url:
+        raise click.UsageError(f"{command} is for this machine; --queen {call.queen_url} names a queen elsewhere.")
 
 
 def _start(call: Call, name: str, host: str | None, port: int | None) -> None:
     installation = call.installation({f"{name}.host": host, f"{name}.port": port})
     status, started = call.run(start_daemon(installation, name, call.screen.narrate))
+    if not started:
+        check_address(status, host=host, port=port)
     if call.screen.as_json:
         call.screen.json({name: asdict(status), "started": started})
     else:
@@ -96,6 +111,7 @@ def _start(call: Call, name: str, host: str | None, port: int | None) -> None:
 
 
 def _stop(call: Call, installation: Installation, name: str) -> None:
+    gone = ended_unexpectedly(installation.paths, name)
     report = call.run(stop_local(installation, name, call.screen.narrate))
     left = call.run(end_workers_left(installation)) if name == HIVE else {}
     if call.screen.as_json:
@@ -104,6 +120,8 @@ def _stop(call: Call, installation: Installation, name: str) -> None:
         call.screen.json(stopped | ({"workers": workers} if name == HIVE else {}))
         return
     call.screen.line(f"{name}: {report.describe() if report else 'none was running'}")
+    if gone:
+        call.screen.line(ended_sentence(gone))
     for worker_id, ended in left.items():
         call.screen.line(f"worker {worker_id}, left without its hive: {ended.describe()}")
 
@@ -113,13 +131,26 @@ def _stopped(report: ExitReport) -> dict[str, Any]:
 
 
 def _status(call: Call, name: str) -> None:
-    status = call.run(daemon_status(call.installation_or_defaults(), name))
+    installation = call.installation_or_defaults()
+    status = call.run(daemon_status(installation, name))
+    ended = None if status else ended_unexpectedly(installation.paths, name)
     if call.screen.as_json:
-        call.screen.json({name: asdict(status) if status else None})
-    elif status is None:
-        call.screen.line(f"{name}: none is running (start one with: rbee {name} start)")
-    else:
-        call.screen.line(sentence(status))
+        call.screen.json(
+            {name: asdict(status) if status else None, "ended_unexpectedly": asdict(ended) if ended else None}
+        )
+        return
+    call.screen.line(sentence(status) if status else none_running(name))
+    if ended:
+        call.screen.line(ended_sentence(ended))
+
+
+def none_running(name: str) -> str:
+    return f"{name}: none is running (start one with: rbee {name} start)"
+
+
+def ended_sentence(ended: EndedDaemon) -> str:
+    """``queen: pid 4711, which was at http://127.0.0.1:8080, ended unexpectedly (see: rbee logs; /…/queen.log)``."""
+    return f"{ended.name}: pid {ended.pid}, which was at {ended.url}, ended unexpectedly (see: rbee logs; {ended.log})"
 
 
 def sentence(status: DaemonStatus) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import click
@@ -10,9 +11,11 @@ from daemons.contracts.fleet import FleetSnapshot
 from daemons.contracts.tasks import ENDED
 from rbee_tui.cli.call import Call, command_options
 from rbee_tui.cli.columns import DEVICE_COLUMNS, NODE_COLUMNS, PS_COLUMNS, TASK_COLUMNS
+from rbee_tui.cli.commands.daemons import ended_sentence, none_running, sentence
 from rbee_tui.cli.figures import age
 from rbee_tui.cli.screen import Screen
 from rbee_tui.cli.tables import Column
+from rbee_tui.keeper.daemons import ThisMachine, this_machine
 from rbee_tui.keeper.fleet import devices_of, fleet, nodes
 from rbee_tui.keeper.installation import Installation
 from rbee_tui.keeper.session import connect_if_running
@@ -30,15 +33,19 @@ _QUEEN_FIELDS = {
 def status(call: Call) -> None:
     """Show the queen, its nodes and workers, the tasks that wait and run.
 
-    Without a queen on this machine that is said, and is no failure.
+    Without a queen on this machine that is said, and is no failure; what goes on without it is shown.
     """
-    snapshot = call.run(_snapshot(call, call.installation()))
+    installation = call.installation()
+    snapshot = call.run(_snapshot(call, installation))
+    machine = this_machine(installation.paths)
     if call.screen.as_json:
-        call.screen.json(status_object(snapshot))
+        call.screen.json(status_object(snapshot, machine))
     elif snapshot is None:
-        call.screen.line("queen: none is running (start one with: rbee queen start)")
+        _show_without_queen(call.screen, machine)
     else:
         _show(call, snapshot)
+        for ended in machine.ended_unexpectedly if not installation.settings.queen.url else ():
+            call.screen.say(ended_sentence(ended))
 
 
 async def _snapshot(call: Call, installation: Installation) -> FleetSnapshot | None:
@@ -49,12 +56,28 @@ async def _snapshot(call: Call, installation: Installation) -> FleetSnapshot | N
         return await fleet(session)
 
 
-def status_object(snapshot: FleetSnapshot | None) -> dict[str, Any]:
-    """The JSON of `rbee status`: the queen's own fields under ``queen`` (null: none runs), and the lists beside it."""
+def status_object(snapshot: FleetSnapshot | None, machine: ThisMachine) -> dict[str, Any]:
+    """The JSON of `rbee status`: the queen's own fields under ``queen`` (null: none runs), and the lists beside it.
+
+    ``this_machine`` is what is known here without a queen.
+    """
+    here = {"this_machine": asdict(machine)}
     if snapshot is None:
-        return {"queen": None}
+        return {"queen": None, **here}
     fields = snapshot.model_dump(mode="json")
-    return {"queen": {short: fields.pop(name) for name, short in _QUEEN_FIELDS.items()}, **fields}
+    return {"queen": {short: fields.pop(name) for name, short in _QUEEN_FIELDS.items()}, **fields, **here}
+
+
+def _show_without_queen(screen: Screen, machine: ThisMachine) -> None:
+    count = len(machine.workers)
+    workers = f"{count} {'worker' if count == 1 else 'workers'}"
+    screen.line(none_running("queen"))
+    if machine.hive:
+        screen.line(f"{sentence(machine.hive)}, {workers} (stop it with: rbee hive stop)")
+    for ended in machine.ended_unexpectedly:
+        screen.line(ended_sentence(ended))
+    if count and not machine.hive:
+        screen.line(f"hive: none is running, but {workers} without it (end with: rbee hive stop)")
 
 
 def _show(call: Call, snapshot: FleetSnapshot) -> None:

@@ -3,7 +3,7 @@
 import click
 
 from rbee_tui.cli.call import Call, command_options
-from rbee_tui.cli.columns import TASK_COLUMNS
+from rbee_tui.cli.columns import TASK_COLUMNS, task_lines
 from rbee_tui.keeper.session import QueenSession
 from rbee_tui.keeper.tasks import cancel_task, list_tasks, show_task
 
@@ -29,8 +29,8 @@ def show(call: Call, task_id: str) -> None:
     if call.screen.as_json:
         call.screen.json(row)
         return
-    for name, value in row.model_dump(mode="json", exclude_none=True).items():
-        call.screen.line(f"{name}: {value}")
+    for line in task_lines(row):
+        call.screen.line(line)
 
 
 @tasks.command(short_help="Cancel a task")

@@ -1,15 +1,24 @@
 """Listings: a row each, the same rows as wire types with --json, and a clear word when there is nothing."""
 
 import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daemons import __version__
+from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.fleet import ModelRow, NodeStatus
+from daemons.contracts.inference import Usage
 from daemons.contracts.tasks import TaskState
 from daemons.contracts.telemetry import Device
 from daemons.contracts.workers import Backend, WorkerState
-from tests.support.fake_queen import TASK_ID, FakeQueen, node_row, task_row, worker_row
+from daemons.kit.procs import ProcessIdentity, own_identity
+from daemons.kit.runfile import RunFile, write_run_file
+from tests.support.fake_queen import STARTED_AT, TASK_ID, FakeQueen, node_row, task_row, worker_row
 from tests.unit.cli.conftest import Finished, Rbee
 
 
@@ -23,6 +32,22 @@ def rows(finished: Finished) -> list[dict[str, str]]:
 def as_json(finished: Finished) -> Any:
     assert finished.code == 0, finished.err
     return json.loads(finished.out)
+
+
+GONE = replace(own_identity(), boot_id="another boot")
+
+
+def write_run(folder: Path, name: str, identity: ProcessIdentity, url: str = "http://127.0.0.1:9") -> None:
+    """The run file of a queen or hive of the environment whose parent folder this is."""
+    path = folder / "h" / "run" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_run_file(path, RunFile(name=name, identity=identity, url=url, version=__version__, started_at=STARTED_AT))
+
+
+def write_worker(folder: Path, worker_id: str, identity: ProcessIdentity) -> None:
+    path = folder / "h" / "run" / "workers" / f"{worker_id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"identity": identity.to_json()}))
 
 
 class TestWorkers:
@@ -99,7 +124,7 @@ class TestFleet:
 
     def test_status_as_json_has_the_queen_and_the_wire_types(self, rbee: Rbee, queen: FakeQueen) -> None:
         status = as_json(rbee("status", "--json"))
-        assert set(status) == {"queen", "nodes", "workers", "models", "tasks", "queue"}
+        assert set(status) == {"queen", "nodes", "workers", "models", "tasks", "queue", "this_machine"}
         assert set(status["queen"]) == {"version", "url", "pid", "started_at", "draining", "ephemeral"}
         assert status["workers"] == [row.model_dump(mode="json") for row in queen.workers]
 
@@ -107,7 +132,46 @@ class TestFleet:
         finished = rbee("status")
         assert (finished.code, finished.err) == (0, "")
         assert finished.out == "queen: none is running (start one with: rbee queen start)\n"
-        assert as_json(rbee("status", "--json")) == {"queen": None}
+        nothing: dict[str, object] = {"hive": None, "workers": [], "ended_unexpectedly": []}
+        assert as_json(rbee("status", "--json")) == {"queen": None, "this_machine": nothing}
+
+    def test_status_without_a_queen_shows_the_hive_that_goes_on(self, rbee: Rbee, tmp_path: Path) -> None:
+        write_run(tmp_path, "hive", own_identity())
+        write_worker(tmp_path, "w-1", own_identity())
+        write_worker(tmp_path, "w-2", GONE)
+        finished = rbee("status")
+        queen, hive = finished.out.splitlines()
+        assert (finished.code, queen) == (0, "queen: none is running (start one with: rbee queen start)")
+        assert hive.startswith(f"hive: {__version__} at http://127.0.0.1:9, pid {os.getpid()}, up ")
+        assert hive.endswith(", 1 worker (stop it with: rbee hive stop)")
+        here = as_json(rbee("status", "--json"))["this_machine"]
+        assert (here["hive"]["pid"], here["workers"], here["ended_unexpectedly"]) == (os.getpid(), ["w-1"], [])
+
+    def test_status_names_what_ended_without_a_word(self, rbee: Rbee, tmp_path: Path) -> None:
+        write_run(tmp_path, "queen", GONE)
+        write_run(tmp_path, "hive", GONE)
+        write_worker(tmp_path, "w-1", own_identity())
+        _, *lines = rbee("status").out.splitlines()
+        logs = tmp_path / "h" / "logs"
+        gone = f"pid {GONE.pid}, which was at http://127.0.0.1:9, ended unexpectedly (see: rbee logs; "
+        assert lines == [
+            f"queen: {gone}{logs / 'queen.log'})",
+            f"hive: {gone}{logs / 'hive.log'})",
+            "hive: none is running, but 1 worker without it (end with: rbee hive stop)",
+        ]
+        here = as_json(rbee("status", "--json"))["this_machine"]
+        assert (here["hive"], [row["name"] for row in here["ended_unexpectedly"]]) == (None, ["queen", "hive"])
+
+    def test_status_with_a_queen_of_this_machine_names_a_hive_that_died(
+        self, rbee: Rbee, queen: FakeQueen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_run(tmp_path, "hive", GONE)
+        assert "unexpectedly" not in rbee("status").err, "the queen is elsewhere"
+        monkeypatch.delenv("RBEE_QUEEN_URL")
+        write_run(tmp_path, "queen", own_identity(), queen.url)
+        finished = rbee("status")
+        assert f"queen: {__version__} at {queen.url}" in finished.out
+        assert f"[keeper] hive: pid {GONE.pid}, which was at http://127.0.0.1:9, ended unexpectedly" in finished.err
 
     def test_status_of_a_configured_queen_that_does_not_answer_is_a_failure(
         self, rbee: Rbee, monkeypatch: pytest.MonkeyPatch
@@ -172,8 +236,20 @@ class TestTasks:
     def test_show(self, rbee: Rbee, queen: FakeQueen) -> None:
         finished = rbee("tasks", "show", TASK_ID)
         assert f"id: {TASK_ID}\nstate: completed\n" in finished.out
+        assert "\ndetached: no\n" in finished.out
+        assert re.search(r"^ended_at: 2023-11-1\d \d\d:\d\d:\d3$", finished.out, re.MULTILINE)
         assert as_json(rbee("tasks", "show", TASK_ID, "--json")) == queen.tasks[0].model_dump(mode="json")
         assert rbee("tasks", "show", "task-ffffffffffff").code == 1
+
+    def test_show_a_failure(self, rbee: Rbee, queen: FakeQueen) -> None:
+        error = RbeeError(Code.WORKER_CRASHED, "w-1 was killed\nby SIGKILL").as_dict()
+        usage = Usage(prompt_tokens=5, completion_tokens=2)
+        queen.tasks = [task_row(state=TaskState.FAILED, error=error, usage=usage, detached=True)]
+        lines = rbee("tasks", "show", TASK_ID).out.splitlines()
+        assert "error: WORKER_CRASHED w-1 was killed by SIGKILL" in lines
+        assert "usage: prompt_tokens=5, completion_tokens=2, cached_tokens=0" in lines
+        assert "detached: yes" in lines
+        assert not any("{" in line or line.endswith(": ") for line in lines)
 
     def test_cancel(self, rbee: Rbee, queen: FakeQueen) -> None:
         assert rbee("tasks", "cancel", TASK_ID).out == f"{TASK_ID} is cancelled\n"

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from daemons import __version__
 from daemons.contracts.fleet import LogLine
 from daemons.kit.procs import identify
+from daemons.kit.runfile import RunFile, write_run_file
 from daemons.kit.settings import setting_keys
 from rbee_tui.keeper.checks import Check, Result
 from rbee_tui.keeper.daemons import DaemonStatus
@@ -144,7 +147,7 @@ class TestDaemons:
         status, stop = rbee(name, "status"), rbee(name, "stop")
         assert (status.code, status.out) == (0, f"{name}: none is running (start one with: rbee {name} start)\n")
         assert (stop.code, stop.out) == (0, f"{name}: none was running\n")
-        assert json.loads(rbee(name, "status", "--json").out) == {name: None}
+        assert json.loads(rbee(name, "status", "--json").out) == {name: None, "ended_unexpectedly": None}
         workers: dict[str, list[object]] = {"workers": []} if name == "hive" else {}
         assert json.loads(rbee(name, "stop", "--json").out) == {name: None, **workers}
 
@@ -194,6 +197,65 @@ class TestDaemons:
         assert (mismatch.code, "error VERSION_MISMATCH: " in mismatch.err) == (1, True)
         assert "hint: rbee queen stop\n" in mismatch.err
         assert rbee("queen", "stop").code == 0
+
+    @pytest.mark.parametrize("name", ["queen", "hive"])
+    def test_one_that_ended_unexpectedly_is_named_with_its_log(self, rbee: Rbee, tmp_path: Path, name: str) -> None:
+        run = RunFile.of_this_process(name, "http://127.0.0.1:9")
+        run = run.model_copy(update={"identity": replace(run.identity, boot_id="another boot")})
+        (tmp_path / "h" / "run").mkdir(parents=True)
+        write_run_file(tmp_path / "h" / "run" / f"{name}.json", run)
+        log = str(tmp_path / "h" / "logs" / f"{name}.log")
+        finished = rbee(name, "status")
+        assert (finished.code, finished.out) == (
+            0,
+            f"{name}: none is running (start one with: rbee {name} start)\n"
+            f"{name}: pid {os.getpid()}, which was at http://127.0.0.1:9, ended unexpectedly (see: rbee logs; {log})\n",
+        )
+        told = json.loads(rbee(name, "status", "--json").out)["ended_unexpectedly"]
+        assert told == {"name": name, "pid": os.getpid(), "url": "http://127.0.0.1:9", "log": log}
+        first, second = rbee(name, "stop").out.splitlines()
+        assert (first, "ended unexpectedly" in second) == (f"{name}: none was running", True)
+        assert "unexpectedly" not in rbee(name, "status").out, "it has been told, and cleared away"
+
+    @pytest.mark.parametrize("name", ["queen", "hive"])
+    @pytest.mark.parametrize(
+        ("flags", "fits"),
+        [
+            ((), True),
+            (("--port", "4321"), True),
+            (("--port", "0"), True),
+            (("--host", "127.0.0.1", "--port", "4321"), True),
+            (("--host", "localhost"), True),
+            (("--port", "9999"), False),
+            (("--host", "127.0.0.2"), False),
+            (("--host", "not a host"), False),
+        ],
+    )
+    def test_one_that_runs_keeps_its_address(
+        self, rbee: Rbee, monkeypatch: pytest.MonkeyPatch, name: str, flags: tuple[str, ...], fits: bool
+    ) -> None:
+        async def start_daemon(installation: object, which: str, say: object) -> tuple[DaemonStatus, bool]:
+            return DaemonStatus(which, "http://127.0.0.1:4321", "0.1.0", 7, None), False
+
+        monkeypatch.setattr("rbee_tui.cli.commands.daemons.start_daemon", start_daemon)
+        finished = rbee(name, "start", *flags)
+        if fits:
+            assert (finished.code, finished.out) == (
+                0, f"{name}: 0.1.0 at http://127.0.0.1:4321, pid 7 (it was running)\n",
+            )  # fmt: skip
+            return
+        asked = shlex.join(flags)
+        assert (finished.code, finished.out) == (1, "")
+        keeps = f"error ALREADY_RUNNING: the {name} runs already and keeps its address http://127.0.0.1:4321; {asked} "
+        assert keeps in finished.err
+        assert f"hint: rbee {name} stop; rbee {name} start {asked}\n" in finished.err
+
+    @pytest.mark.parametrize("args", [("queen", "start"), ("hive", "start"), ("hive", "stop"), ("hive", "status")])
+    def test_a_queen_elsewhere_is_refused_where_this_machine_is_meant(self, rbee: Rbee, args: tuple[str, ...]) -> None:
+        for line in (("--queen", "http://far:1", *args), (*args, "--queen", "http://far:1")):
+            finished = rbee(*line)
+            assert (finished.code, finished.out) == (2, "")
+            assert f"rbee {' '.join(args)} is for this machine; --queen http://far:1 names a queen" in finished.err
 
     @pytest.mark.parametrize("name", ["queen", "hive"])
     def test_start_takes_host_and_port_as_settings(

@@ -1,14 +1,28 @@
 """Queen and hive as daemons: what is said of those that run, of those that do not, and of those that cannot."""
 
 import asyncio
+import json
+from dataclasses import replace
 
 import pytest
 
 from daemons import __version__
 from daemons.contracts.errors import Code, RbeeError
-from daemons.kit.runfile import run_path
+from daemons.kit.runfile import RunFile, run_path, write_run_file
 from rbee_tui.keeper import daemons
-from rbee_tui.keeper.daemons import NAMES, ask_queen_to_end, daemon_status, start_daemon, stop_local
+from rbee_tui.keeper.daemons import (
+    NAMES,
+    DaemonStatus,
+    EndedDaemon,
+    ThisMachine,
+    ask_queen_to_end,
+    check_address,
+    daemon_status,
+    ended_unexpectedly,
+    start_daemon,
+    stop_local,
+    this_machine,
+)
 from rbee_tui.keeper.installation import Installation, open_installation
 from rbee_tui.keeper.packages import install_command
 from tests.support.fake_queen import FakeQueen
@@ -77,3 +91,57 @@ async def test_without_its_packages_the_hint_installs_them(
         Code.DAEMON_START_FAILED,
         await asyncio.to_thread(install_command, name),
     )
+
+
+def test_without_a_queen_the_run_files_tell_what_goes_on_and_what_died(environ: dict[str, str]) -> None:
+    paths = open_installation(environ=environ).paths
+    paths.create()
+    assert this_machine(paths) == ThisMachine(None, [], [])
+    ours = RunFile.of_this_process("hive", "http://127.0.0.1:9")
+    gone = ours.model_copy(update={"name": "queen", "identity": replace(ours.identity, boot_id="another boot")})
+    write_run_file(run_path(paths, "hive"), ours)
+    write_run_file(run_path(paths, "queen"), gone)
+    (paths.worker_run / "w-1.json").write_text(json.dumps({"identity": ours.identity.to_json()}))
+    (paths.worker_run / "w-2.json").write_text(json.dumps({"identity": gone.identity.to_json()}))
+    (paths.worker_run / "w-3.json").write_text("half a fi")
+    machine = this_machine(paths)
+    assert machine.hive is not None
+    assert (machine.hive.pid, machine.workers) == (ours.identity.pid, ["w-1"])
+    log = str(paths.log_file("queen"))
+    assert machine.ended_unexpectedly == [EndedDaemon("queen", gone.identity.pid, gone.url, log)]
+
+
+def test_one_that_ends_in_order_while_it_is_looked_at_did_not_end_unexpectedly(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = open_installation(environ=environ).paths
+    paths.create()
+    run = RunFile.of_this_process("hive", "http://127.0.0.1:9")
+    gone = run.model_copy(update={"identity": replace(run.identity, boot_id="another boot")})
+    seen = iter([gone, None])
+    monkeypatch.setattr(daemons, "read_run_file", lambda path: next(seen))
+    assert ended_unexpectedly(paths, "hive") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "fits"),
+    [
+        ("http://127.0.0.1:8080", None, 8080, True),
+        ("http://127.0.0.1:8080", "localhost", 0, True),
+        ("http://[::1]:8080", "::1", None, True),
+        ("http://[::1]:8080", "::2", None, False),
+        ("http://127.0.0.1:8080", None, 8081, False),
+        ("http://127.0.0.1:8080", "", None, False),
+    ],
+)
+def test_a_daemon_that_runs_has_the_address_that_was_asked_for_or_says_how_to_change_it(
+    url: str, host: str | None, port: int | None, fits: bool
+) -> None:
+    status = DaemonStatus("hive", url, "0.1.0", 7, 1.0)
+    if fits:
+        check_address(status, host=host, port=port)
+        return
+    with pytest.raises(RbeeError) as raised:
+        check_address(status, host=host, port=port)
+    assert raised.value.code is Code.ALREADY_RUNNING
+    assert raised.value.hint.startswith("rbee hive stop; rbee hive start --")
