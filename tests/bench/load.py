@@ -1,27 +1,34 @@
-"""Load generator: opens N event streams at once over plain sockets and prints what came, as one line of JSON.
+"""Load generator: opens N event streams at once and prints what came, as one line of JSON.
 
-A process of its own, so that it can be put on another core than the server. It does little per token: it counts events
-and looks at the clock; whether the answer is complete is checked by the runner.
+Over plain sockets, or, through a queen, with the keeper's own client. A process of its own, so that it can be put on
+another core than the server. It does little per token: it counts events and looks at the clock; whether the answer is
+complete is checked by the runner.
 """
 
 import asyncio
 import json
+import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where to send requests and how they look. `body` has the prompt under `prompt` and gets a seed per stream."""
+    """Where to send requests and how they look. `body` has the prompt under `prompt` and gets a seed per stream.
+
+    With a `home` the keeper asks the queen of that state folder; `path`, `key` and `id_field` are of no use then.
+    """
 
     url: str
     path: str
     key: str = ""
     body: dict[str, Any] = field(default_factory=dict)
     id_field: str = ""
+    home: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,14 @@ class Result:
     tail: str
 
 
+def body_of(target: Target, number: int, prompts: list[str]) -> dict[str, Any]:
+    """Every stream has a prompt and a seed of its own."""
+    return {**target.body, "prompt": prompts[number % len(prompts)], "seed": 1000 + number}
+
+
 def request_bytes(target: Target, number: int, prompts: list[str]) -> bytes:
-    """One HTTP request; every stream has a prompt and a seed of its own."""
-    body = {**target.body, "prompt": prompts[number % len(prompts)], "seed": 1000 + number}
+    """One HTTP request."""
+    body = body_of(target, number, prompts)
     if target.id_field:
         body[target.id_field] = f"bench-{time.monotonic_ns():x}-{number}"
     payload = json.dumps(body).encode()
@@ -77,10 +89,40 @@ async def measure(target: Target, streams: int, prompts: list[str]) -> Result:
     )
 
 
+async def measure_keeper(target: Target, streams: int, prompts: list[str]) -> Result:
+    """As `measure`, with the use case behind `rbee infer`; times are the keeper's own, once it is connected."""
+    # Only here: the process that uses sockets alone is to stay small.
+    from daemons.contracts.events import Token
+    from rbee_tui.keeper.infer import AnswerEvent, build_request, run_task
+    from rbee_tui.keeper.installation import open_installation
+    from rbee_tui.keeper.session import connect
+
+    installation = open_installation(environ={**os.environ, "RBEE_HOME": target.home})
+    counts = [0] * streams
+    bodies = [body_of(target, number, prompts) for number in range(streams)]
+
+    async with await connect(installation, lambda _narration: None) as session:
+
+        async def ask(number: int) -> float:
+            def count(event: AnswerEvent) -> None:
+                counts[number] += isinstance(event, Token)
+
+            fields = {name: value for name, value in bodies[number].items() if name != "model"}
+            request = build_request(bodies[number]["model"], fields)
+            return (await run_task(session, request, count, partials=Path(target.home))).ttft_ms
+
+        started = time.perf_counter()
+        firsts = await asyncio.gather(*(ask(number) for number in range(streams)))
+        seconds = time.perf_counter() - started
+    return Result(seconds, list(firsts), counts, "")
+
+
 def main() -> None:
     """Read `{"target", "streams", "prompts"}` from stdin, print the result."""
     job = json.load(sys.stdin)
-    result = asyncio.run(measure(Target(**job["target"]), job["streams"], job["prompts"]))
+    target = Target(**job["target"])
+    how = measure_keeper if target.home else measure
+    result = asyncio.run(how(target, job["streams"], job["prompts"]))
     json.dump(asdict(result), sys.stdout)
 
 

@@ -142,7 +142,7 @@ def worker_body(job: Job) -> dict[str, object]:
 
 @contextlib.contextmanager
 def fleet(job: Job) -> Iterator[tuple[Target, Target]]:
-    """Queen, hive and worker: (through the queen, that very worker directly). The worker gets the server's core."""
+    """Queen, hive and worker: (the keeper through the queen, that very worker directly). The worker gets a core."""
     home = Path(tempfile.mkdtemp(prefix="rbee-bench-"))
     environ = {
         **os.environ, "RBEE_HOME": str(home), "RBEE_QUEEN_PORT": "0", "RBEE_HIVE_PORT": "0",
@@ -162,9 +162,8 @@ def fleet(job: Job) -> Iterator[tuple[Target, Target]]:
         worker = json.loads(next((home / "run" / "workers").glob("*.json")).read_text())
         for task in Path(f"/proc/{_pid(worker)}/task").iterdir():
             os.sched_setaffinity(int(task.name), {int(SERVER_CORE)})
-        admin = (home / "keys" / "admin.key").read_text().strip()
         yield (
-            Target(queen["url"], "/v2/tasks", admin, {"model": ref, **worker_body(job)}),
+            Target(queen["url"], "/v2/tasks", body={"model": ref, **worker_body(job)}, home=str(home)),
             Target(worker["url"], "/v1/inference", worker["worker"]["key"], worker_body(job), id_field="id"),
         )
     finally:
