@@ -6,7 +6,7 @@ Feature: What is wrong with a request is said before anything is done
     Given an installation where nothing runs
     And a queen's address where everything that arrives is noticed
     When a person runs "rbee infer --model <reference> --prompt hello" against that address
-    Then the command exits with 1
+    Then the command exits with 2
     And stderr names "INVALID_MODEL_REF", "hf:", "file://" and "demo"
     And nothing came on stdout
     And nothing arrived at that address
@@ -40,7 +40,7 @@ Feature: What is wrong with a request is said before anything is done
     Then the answer is 400 with the code "INVALID_BACKEND"
     And the message names the accepted forms "cpu", "cuda", "metal", "vulkan" and "rocm"
     When a person runs "rbee infer --model demo --prompt hello --backend abacus"
-    Then the command exits with 1
+    Then the command exits with 2
     And stderr names "INVALID_BACKEND", "cpu" and "cuda"
     And nothing came on stdout
 
@@ -86,7 +86,7 @@ Feature: What is wrong with a request is said before anything is done
   Scenario: The keeper says which value is out of range
     Given a running rbee with a demo worker that is only read
     When a person runs "rbee infer --model demo --prompt hello --temperature 9 --top-p 7"
-    Then the command exits with 1
+    Then the command exits with 2
     And stderr names "INVALID_REQUEST", "temperature" and "top_p"
     And nothing came on stdout
 

@@ -2,7 +2,7 @@
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.routes import TASK_CANCEL, TASK_LIST, TASK_SHOW
-from daemons.contracts.tasks import TaskList, TaskRow
+from daemons.contracts.tasks import ENDED, TaskList, TaskRow, TaskState
 from rbee_tui.keeper.session import QueenSession
 
 
@@ -16,9 +16,13 @@ async def show_task(session: QueenSession, task_id: str) -> TaskRow:
     return await session.get(TASK_SHOW, TaskRow, path={"id": _id(task_id)})
 
 
-async def cancel_task(session: QueenSession, task_id: str) -> None:
-    """Cancel a task; one that has ended stays as it is. Raises RbeeError(TASK_NOT_FOUND)."""
-    await session.call(TASK_CANCEL, path={"id": _id(task_id)})
+async def cancel_task(session: QueenSession, task_id: str) -> TaskState:
+    """Cancel a task; one that has ended stays as it is, and how it ended is returned. Raises TASK_NOT_FOUND."""
+    row = await show_task(session, task_id)
+    if row.state in ENDED:
+        return row.state
+    await session.call(TASK_CANCEL, path={"id": task_id})
+    return TaskState.CANCELLED
 
 
 def _id(text: str) -> str:

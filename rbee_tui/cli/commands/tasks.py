@@ -2,9 +2,9 @@
 
 import click
 
+from daemons.contracts.tasks import TaskState
 from rbee_tui.cli.call import Call, command_options
 from rbee_tui.cli.columns import TASK_COLUMNS, task_lines
-from rbee_tui.keeper.session import QueenSession
 from rbee_tui.keeper.tasks import cancel_task, list_tasks, show_task
 
 
@@ -38,12 +38,10 @@ def show(call: Call, task_id: str) -> None:
 @command_options
 def cancel(call: Call, task_id: str) -> None:
     """Cancel a task; one that has ended stays as it is."""
-
-    async def work(session: QueenSession) -> None:
-        await cancel_task(session, task_id)
-
-    call.with_queen(work)
+    state = call.with_queen(lambda session: cancel_task(session, task_id))
     if call.screen.as_json:
-        call.screen.json({"id": task_id, "cancelled": True})
-    else:
+        call.screen.json({"id": task_id, "cancelled": state is TaskState.CANCELLED, "state": state.value})
+    elif state is TaskState.CANCELLED:
         call.screen.line(f"{task_id} is cancelled")
+    else:
+        call.screen.line(f"{task_id} had ended before: {state.value}")

@@ -51,7 +51,7 @@ def test_help_is_a_command(rbee: Rbee, queen: FakeQueen) -> None:
 
 def test_zero_tokens_are_refused(rbee: Rbee, queen: FakeQueen) -> None:
     finished = rbee("chat", "--max-tokens", "0", stdin=b"Hi\n")
-    assert (finished.code, "max_tokens" in finished.err, queen.requests) == (1, True, [])
+    assert (finished.code, "max_tokens" in finished.err, queen.requests) == (2, True, [])
 
 
 def test_a_full_context_names_what_helps_in_a_conversation(rbee: Rbee, queen: FakeQueen) -> None:
@@ -67,7 +67,7 @@ def test_with_json_each_answer_is_an_object(rbee: Rbee, queen: FakeQueen) -> Non
 
 def test_wrong_options_are_told_before_anything_is_started(rbee: Rbee) -> None:
     finished = rbee("chat", "--temperature", "9", stdin=b"Hi\n")
-    assert (finished.code, "INVALID_REQUEST" in finished.err) == (1, True)
+    assert (finished.code, "INVALID_REQUEST" in finished.err) == (2, True)
 
 
 def test_a_script_that_pipes_lines_ends_with_the_first_failure(rbee: Rbee, queen: FakeQueen) -> None:

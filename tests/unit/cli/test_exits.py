@@ -12,8 +12,9 @@ def test_there_are_these_four_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("code", list(Code))
-def test_every_named_failure_is_a_failure_and_nothing_else(code: Code) -> None:
-    assert exit_code_for(RbeeError(code, "so")) is Exit.FAILED
+def test_every_named_failure_is_a_failure_or_about_what_was_typed(code: Code) -> None:
+    typed = code in (Code.INVALID_REQUEST, Code.INVALID_MODEL_REF, Code.INVALID_BACKEND)
+    assert exit_code_for(RbeeError(code, "so")) is (Exit.USAGE if typed else Exit.FAILED)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class TestFlags:
         schema = tmp_path / "schema.json"
         schema.write_text(content)
         finished = rbee("infer", "-m", "demo", "Hi", "--json-schema", str(schema))
-        assert (finished.code, queen.seen) == (1, [])
+        assert (finished.code, queen.seen) == (2, [])
         assert f"error INVALID_REQUEST: --json-schema {schema}" in finished.err
 
     @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ class TestFlags:
 
     def test_values_out_of_range_are_all_named(self, rbee: Rbee, queen: FakeQueen) -> None:
         finished = rbee("infer", "-m", "demo", "Hi", "--temperature", "9", "--top-p", "7")
-        assert (finished.code, finished.out, queen.seen) == (1, "", [])
+        assert (finished.code, finished.out, queen.seen) == (2, "", [])
         assert all(word in finished.err for word in ("INVALID_REQUEST", "temperature", "top_p"))
 
 
@@ -181,7 +181,7 @@ class TestFailures:
             (("-m", "demo", "--backend", "abacus"), "INVALID_BACKEND"),
         ):
             finished = rbee("infer", *args, "Hi")
-            assert (finished.code, finished.out) == (1, "")
+            assert (finished.code, finished.out) == (2, "")
             assert f"error {code}: " in finished.err
         assert queen.seen == []
 

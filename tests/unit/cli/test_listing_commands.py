@@ -252,6 +252,13 @@ class TestTasks:
         assert not any("{" in line or line.endswith(": ") for line in lines)
 
     def test_cancel(self, rbee: Rbee, queen: FakeQueen) -> None:
+        queen.tasks = [task_row(state=TaskState.RUNNING)]
         assert rbee("tasks", "cancel", TASK_ID).out == f"{TASK_ID} is cancelled\n"
         assert queen.cancelled.is_set()
-        assert as_json(rbee("tasks", "cancel", TASK_ID, "--json")) == {"id": TASK_ID, "cancelled": True}
+        cancelled = {"id": TASK_ID, "cancelled": True, "state": "cancelled"}
+        assert as_json(rbee("tasks", "cancel", TASK_ID, "--json")) == cancelled
+
+    def test_what_has_ended_is_not_said_to_be_cancelled(self, rbee: Rbee, queen: FakeQueen) -> None:
+        queen.tasks = [task_row(state=TaskState.FAILED)]
+        assert rbee("tasks", "cancel", TASK_ID).out == f"{TASK_ID} had ended before: failed\n"
+        assert not queen.cancelled.is_set()

@@ -3,10 +3,11 @@
 import pytest
 
 from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.tasks import TaskState
 from rbee_tui.keeper.installation import Installation
 from rbee_tui.keeper.session import connect
 from rbee_tui.keeper.tasks import cancel_task, list_tasks, show_task
-from tests.support.fake_queen import TASK_ID, FakeQueen
+from tests.support.fake_queen import TASK_ID, FakeQueen, task_row
 from tests.unit.keeper.conftest import Heard
 
 
@@ -14,7 +15,9 @@ async def test_list_show_and_cancel(installed: Installation, queen: FakeQueen) -
     async with await connect(installed, Heard()) as session:
         assert await list_tasks(session) == queen.tasks
         assert await show_task(session, TASK_ID) == queen.tasks[0]
-        await cancel_task(session, TASK_ID)
+        assert await cancel_task(session, TASK_ID) is TaskState.COMPLETED, "it has ended"
+        queen.tasks = [task_row(state=TaskState.RUNNING)]
+        assert await cancel_task(session, TASK_ID) is TaskState.CANCELLED
     assert queen.cancelled.is_set()
 
 
