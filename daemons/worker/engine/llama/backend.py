@@ -210,7 +210,7 @@ class LlamaBackend:
         except RecursionError:
             raise ValueError("the schema is nested too deeply") from None
         except Exception as error:  # the converter raises whatever its dictionary look-ups raise
-            raise ValueError(f"{type(error).__name__}: {error}") from None
+            raise ValueError(str(error) or f"llama.cpp's converter failed with {type(error).__name__}") from None
 
     # -- computing -----------------------------------------------------------------------------------------------
 
