@@ -127,7 +127,7 @@ class NodeWatcher:
             await self._close_kept()
 
     async def _watch_once(self) -> None:
-        """Connect and follow, or find out why not. A stream that broke is opened again without delay."""
+        """Connect and follow, or find out why not. A stream that broke after a while is opened again without delay."""
         try:
             await self._reach()
         except RbeeError as error:
@@ -139,15 +139,17 @@ class NodeWatcher:
             stopped = self._status is NodeStatus.STOPPED
             await self._wait(self._policy.telemetry_interval_s if stopped else _RECONNECT_S)
             return
+        began = asyncio.get_running_loop().time()
         try:
             await self._follow(self._client)
         except (RbeeError, ValidationError) as error:
             get_logger().info("telemetry stream lost", node=self.name, reason=str(error))
         except Exception as error:
             get_logger().error("following a node failed", node=self.name, exc_info=error)
-            await asyncio.sleep(_RECONNECT_S)
         finally:
             self._client = None
+        if asyncio.get_running_loop().time() - began < _RECONNECT_S:  # a hive that drains accepts, and ends, streams
+            await self._wait(_RECONNECT_S)
 
     async def _reach(self) -> None:
         """Connect, as often as the policy says. The hive is looked up for each try: it may have ended, or moved."""
