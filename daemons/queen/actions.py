@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 import structlog
 
@@ -23,6 +22,7 @@ from daemons.contracts.workers import (
 from daemons.kit.client import REQUEST_ID_HEADER, DaemonClient, Peer, error_in, until_end
 from daemons.kit.logs import REQUEST_ID_KEY, get_logger
 from daemons.kit.policy import Policy
+from daemons.queen.audience import Audience
 from daemons.queen.core.effects import EvictWorker, SpawnWorker
 from daemons.queen.core.events import (
     Event,
@@ -45,21 +45,6 @@ _EXIT_OF_RELAY_S = 1.0
 _STOP_MARGIN_S = 15.0
 _LOAD_MARGIN_S = 10.0
 """The hive ends a load that takes too long; only if it does not, we give up a little later."""
-
-
-class Audience(Protocol):
-    """Where actions tell what they do."""
-
-    def post(self, event: Event) -> None: ...
-
-    def tell_load(self, load_id: int, narration: Narration) -> None:
-        """A sentence for all tasks that wait for a load."""
-
-    def pass_on_load(self, load_id: int, kind: str, raw: str) -> None:
-        """An event for all tasks that wait for a load."""
-
-    def say(self, record: TaskRecord, actor: str, text: str, **fields: object) -> None:
-        """A sentence for one task."""
 
 
 class WorkerClients:
@@ -117,6 +102,7 @@ class Actions:
         store: QueenStore,
         audience: Audience,
         *,
+        post: Callable[[Event], None],
         now: Callable[[], float],
     ) -> None:
         self.clients = WorkerClients(policy, lambda worker_id: worker_id in state.workers)
@@ -125,6 +111,7 @@ class Actions:
         self._policy = policy
         self._store = store
         self._audience = audience
+        self._post = post
         self._now = now
 
     async def spawn(self, effect: SpawnWorker) -> Event:
@@ -142,7 +129,7 @@ class Actions:
         worker = HiveWorker.model_validate(spawned.model_dump(exclude={"narration"}))
         for narration in spawned.narration:
             self._audience.tell_load(effect.load_id, narration)
-        self._audience.post(SpawnAnswered(self._now(), effect.load_id, worker))
+        self._post(SpawnAnswered(self._now(), effect.load_id, worker))
         await self._follow_load(effect, worker)
         return WorkerLoaded(self._now(), effect.load_id)
 

@@ -2,30 +2,29 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
-
-import structlog
+from functools import partial
 
 from daemons.contracts.errors import Code, RbeeError
-from daemons.contracts.events import EventType, Narration
+from daemons.contracts.events import EventType
 from daemons.contracts.fleet import DrainRequest, ModelRow, NodeStatus
-from daemons.contracts.tasks import ENDED, TaskRequest, TaskState
+from daemons.contracts.tasks import ENDED, TaskState
 from daemons.contracts.telemetry import HiveTelemetry
 from daemons.kit.logs import get_logger
 from daemons.kit.policy import Policy
 from daemons.queen.actions import Actions
+from daemons.queen.audience import Audience
 from daemons.queen.core import effects as fx
 from daemons.queen.core import events as ev
-from daemons.queen.core.decide import decide, task_place
+from daemons.queen.core.decide import decide
 from daemons.queen.core.state import Limits, Node, State
-from daemons.queen.fleet import FleetFeed, FleetView, QueenIdentity, worker_row
+from daemons.queen.fleet import FleetFeed, FleetView, QueenIdentity
 from daemons.queen.ledger import TaskLedger
 from daemons.queen.metrics import Metrics
 from daemons.queen.nodes import Hive, NodeWatcher
-from daemons.queen.relay import Relay, RelayJob
+from daemons.queen.performer import Performer, Stage
 from daemons.queen.store import QueenStore, StoredTask, TelemetryMinutes
 from daemons.queen.submissions import Submission, restored
 from daemons.queen.tasks import TaskBook, TaskRecord
@@ -60,13 +59,17 @@ class QueenService:
         self.store = parts.store
         self.state = State(parts.limits, nodes={name: Node(name, hive.startable) for name, hive in parts.hives.items()})
         self.book = TaskBook(parts.policy.event_keep_s)
+        self.audience = Audience(self.state, self.book)
         self.watchers = {name: self._watcher(name, hive) for name, hive in parts.hives.items()}
         self.view = FleetView(parts.identity, self.state, self.watchers, self.book)
         self.feed = FleetFeed(self.view)
         self.metrics = Metrics(self.state)
         self.ledger = TaskLedger(self.book, parts.store, self.feed, self.metrics)
         self.minutes = TelemetryMinutes(parts.store)
-        self.actions = Actions(self.state, self.watchers, parts.policy, parts.store, self, now=self.now)
+        self.actions = Actions(
+            self.state, self.watchers, parts.policy, parts.store, self.audience, post=self.post, now=self.now
+        )
+        self._performer = Performer(self._stage(), self.post, self.now)
         self.closing = asyncio.Event()
         self._ready = asyncio.Event()
         self._settled = asyncio.Event()
@@ -75,11 +78,22 @@ class QueenService:
         self._idle.set()
         self._on_idle: Callable[[], None] = lambda: None
         self._running: asyncio.Task[None] | None = None
-        self._group: asyncio.TaskGroup | None = None
-        self._effects: set[asyncio.Task[None]] = set()
         self.stop: Callable[[], None] = lambda: None
         self._shutdown = DrainRequest()
-        self._perform = self._table()
+
+    def _stage(self) -> Stage:
+        return Stage(
+            self.state,
+            self.book,
+            self.watchers,
+            self.ledger,
+            self.actions,
+            self.audience,
+            self.policy.inference_stall_s,
+        )
+
+    def _watcher(self, name: str, hive: Hive) -> NodeWatcher:
+        return NodeWatcher(name, hive, self.policy, post=self.post, say=partial(self.audience.tell_node, name))
 
     @staticmethod
     def now() -> float:
@@ -162,16 +176,15 @@ class QueenService:
 
     def _end_what_is_left(self) -> None:
         """Cut the tasks. Detached ones that still wait stay in the database: the next queen takes them up."""
-        for effect in self._effects:
-            effect.cancel()
+        self._performer.cancel()
         for record in list(self.book.live()):
             waits = record.row.state is not TaskState.RUNNING and record.row.detached
             if not waits or self.view.identity.ephemeral:
-                self._end_task(fx.EndTask(record.id, _cut_off()))
+                self._performer.end_task(fx.EndTask(record.id, _cut_off()))
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            self._group = group
+            self._performer.group = group
             others = [group.create_task(watcher.run()) for watcher in self.watchers.values()]
             others.append(group.create_task(self._each(TICK_S, self._tick)))
             others.append(group.create_task(self._each(CHECKPOINT_S, self.ledger.checkpoint)))
@@ -181,7 +194,8 @@ class QueenService:
             self._note_settled()
             self._ready.set()
             await self._own()
-            for task in (*others, *self._effects):
+            self._performer.cancel()
+            for task in others:
                 task.cancel()
 
     def _start_hives(self) -> None:
@@ -202,7 +216,7 @@ class QueenService:
         if isinstance(event, ev.NodeSampled):
             self._note_sample(event.node, event.sample)
         for effect in decide(self.state, event):
-            self._act(effect)
+            self._performer.perform(effect)
         if isinstance(event, ev.NodeSampled) and self.feed.watched:
             self.feed.publish(EventType.TELEMETRY, self.view.telemetry(event.node, event.sample))
         self.feed.publish_changes()
@@ -212,30 +226,6 @@ class QueenService:
         else:
             self._idle.set()
             self._on_idle()
-
-    def _act(self, effect: fx.Effect) -> None:
-        """Begin an effect. One that cannot be begun is answered as one that failed; the others are not held up."""
-        try:
-            self._perform[type(effect)](effect)
-        except Exception as error:
-            get_logger().error("an effect was not begun", kind=type(effect).__name__, exc_info=error)
-            self._not_begun(effect, RbeeError(Code.INTERNAL, "the queen failed unexpectedly; its log has the trace"))
-
-    def _not_begun(self, effect: fx.Effect, error: RbeeError) -> None:
-        match effect:
-            case fx.SpawnWorker():
-                self.post(ev.LoadFailed(self.now(), effect.load_id, error))
-            case fx.EvictWorker():
-                self.post(ev.WorkerEvicted(self.now(), effect.worker_id, error))
-            case fx.StartRelay():
-                self.post(ev.RelayEnded(self.now(), effect.task_id, ev.RelayEnd.FAILED, 0, error))
-            case fx.EndTask():
-                record = self.book.find(effect.task_id)
-                if record is not None and not record.events.closed:
-                    record.decided.set()
-                    self.ledger.ended(record, error, None, self.now())
-            case _:
-                pass  # nobody waits for the others
 
     def _note_settled(self) -> None:
         if any(node.status is NodeStatus.STARTING for node in self.state.nodes.values()):
@@ -259,7 +249,7 @@ class QueenService:
         if record.deadline is not None:
             left = max(0.0, record.deadline - time.time())
             record.timer = asyncio.get_running_loop().call_later(left, self._deadline, record)
-        self.say(record, "queen", submission.sentence(record), **submission.figures())
+        self.audience.say(record, "queen", submission.sentence(record), **submission.figures())
         self.post(submission.event(record, self.now()))
         return record
 
@@ -309,152 +299,7 @@ class QueenService:
     def idle(self) -> bool:
         return self._idle.is_set() and self._inbox.empty()
 
-    # -- what actions tell --------------------------------------------------------------------------------------------
-
-    def say(self, record: TaskRecord, actor: str, text: str, **fields: object) -> None:
-        """One sentence about a task, to the log and to its readers."""
-        self._tell([record], Narration(actor=actor, text=text, fields=fields))
-
-    def tell_load(self, load_id: int, narration: Narration) -> None:
-        self._tell(self._waiters(load_id), narration)
-
-    def pass_on_load(self, load_id: int, kind: str, raw: str) -> None:
-        for record in self._waiters(load_id):
-            if not record.events.closed:
-                record.events.add(kind, raw)
-
-    def _tell(self, records: list[TaskRecord], narration: Narration) -> None:
-        ids = {"request_id": records[0].row.request_id, "task": records[0].id} if records else {}
-        get_logger().info(narration.text, **{**narration.fields, **ids, "actor": narration.actor})
-        at = time.time()
-        for record in records:
-            record.say(narration, at)
-
-    def _waiters(self, load_id: int) -> list[TaskRecord]:
-        load = self.state.loads.get(load_id)
-        records = (self.book.find(task_id) for task_id in (load.waiters if load else ()))
-        return [record for record in records if record is not None]
-
-    def _watcher(self, name: str, hive: Hive) -> NodeWatcher:
-        def say(text: str, **fields: object) -> None:
-            loads = [load.id for load in self.state.loads_on(name)]
-            waiting = {record.id: record for load_id in loads for record in self._waiters(load_id)}
-            self._tell(list(waiting.values()), Narration(actor="queen", text=f"Node {name}: {text}", fields=fields))
-
-        return NodeWatcher(name, hive, self.parts.policy, post=self.post, say=say)
-
-    # -- effects ------------------------------------------------------------------------------------------------------
-
-    def _table(self) -> Mapping[type[Any], Callable[[Any], None]]:
-        return {
-            fx.TaskChanged: self._task_changed,
-            fx.EndTask: self._end_task,
-            fx.Narrate: self._narrate,
-            fx.WakeAfter: lambda effect: self._wake_after(effect.seconds),
-            fx.EnsureNode: lambda effect: self.watchers[effect.node].ensure(),
-            fx.WorkerGone: lambda effect: self._begin(self.actions.clients.retire(effect.worker_id)),
-            fx.SpawnWorker: self._spawn,
-            fx.EvictWorker: self._evict,
-            fx.StartRelay: self._start_relay,
-            fx.StopRelay: self._stop_relay,
-        }
-
-    def _spawn(self, effect: fx.SpawnWorker) -> None:
-        def failed(error: RbeeError) -> ev.Event:
-            return ev.LoadFailed(self.now(), effect.load_id, error)
-
-        waiters = self._waiters(effect.load_id)
-        request_id = waiters[0].row.request_id if waiters else ""
-        self._begin(self._guarded(self.actions.spawn(effect), failed), request_id)
-
-    def _evict(self, effect: fx.EvictWorker) -> None:
-        def failed(error: RbeeError) -> ev.Event:
-            return ev.WorkerEvicted(self.now(), effect.worker_id, error)
-
-        self._begin(self._guarded(self.actions.evict(effect), failed))
-
-    def _start_relay(self, effect: fx.StartRelay) -> None:
-        record, worker = self.book.get(effect.task_id), self.state.workers[effect.worker_id]
-
-        def failed(error: RbeeError) -> ev.Event:
-            return ev.RelayEnded(self.now(), record.id, ev.RelayEnd.FAILED, record.events.tokens, error)
-
-        generation = record.generation
-        assert generation is not None
-        relay = Relay(
-            self._job(record, generation, effect.worker_id),
-            record.events,
-            on_first_token=lambda: self._first_token(record),
-        )
-        record.relay = relay
-        self._begin(
-            self._guarded(self.actions.relay(record, relay, worker.row, worker.node), failed), record.row.request_id
-        )
-
-    def _job(self, record: TaskRecord, generation: TaskRequest, worker_id: str) -> RelayJob:
-        return RelayJob(
-            task_id=record.id,
-            worker_id=worker_id,
-            request=generation,
-            max_tokens=record.row.max_tokens,
-            request_id=record.row.request_id,
-            deadline=record.deadline,
-            stall_s=self.policy.inference_stall_s,
-        )
-
-    def _stop_relay(self, effect: fx.StopRelay) -> None:
-        record, task = self.book.find(effect.task_id), self.state.tasks.get(effect.task_id)
-        if record is not None and record.relay is not None and task is not None and task.stopping is not None:
-            record.relay.stop(task.stopping)
-
-    def _begin(self, work: Coroutine[Any, Any, None], request_id: str = "") -> None:
-        """Run work beside the owner; its log lines carry the request's id."""
-        assert self._group is not None
-        with structlog.contextvars.bound_contextvars(**({"request_id": request_id} if request_id else {})):
-            task = self._group.create_task(work)
-        self._effects.add(task)
-        task.add_done_callback(self._effects.discard)
-
-    async def _guarded(self, work: Coroutine[Any, Any, ev.Event], failed: Callable[[RbeeError], ev.Event]) -> None:
-        """Whatever happens, an event comes back."""
-        try:
-            event = await work
-        except RbeeError as error:
-            event = failed(error)
-        except Exception as error:
-            get_logger().error("an effect failed", exc_info=error)
-            event = failed(RbeeError(Code.INTERNAL, "the queen failed unexpectedly; its log has the trace"))
-        self.post(event)
-
-    def _narrate(self, effect: fx.Narrate) -> None:
-        records = [record for record in map(self.book.find, effect.task_ids) if record is not None]
-        if records:
-            self._tell(records, Narration(actor=effect.actor, text=effect.text, fields=dict(effect.fields)))
-
-    def _wake_after(self, seconds: float) -> None:
-        asyncio.get_running_loop().call_later(seconds, lambda: self.post(ev.Tick(self.now())))
-
-    def _task_changed(self, effect: fx.TaskChanged) -> None:
-        record, task = self.book.find(effect.task_id), self.state.tasks.get(effect.task_id)
-        if record is not None and task is not None:
-            self.ledger.placed(record, task_place(self.state, task))
-
-    def _end_task(self, effect: fx.EndTask) -> None:
-        record = self.book.find(effect.task_id)
-        if record is None:
-            return
-        if record.timer is not None:
-            record.timer.cancel()
-        if not record.decided.is_set() and effect.error is not None:
-            self.ledger.refused(record, effect.error)
-            return
-        worker = self.state.workers.get(record.row.worker_id or "")
-        self.ledger.ended(record, effect.error, worker_row(worker) if worker else None, self.now())
-
     # -- time ---------------------------------------------------------------------------------------------------------
-
-    def _first_token(self, record: TaskRecord) -> None:
-        record.first_token_at = self.now()
 
     def _deadline(self, record: TaskRecord) -> None:
         limit = record.deadline - record.row.created_at if record.deadline else 0.0
