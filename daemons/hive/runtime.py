@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.workers import DevicesReport, SelfTestReport
 from daemons.kit.procs import describe_exit
+from daemons.lifecycle.plan import worker_argv
 
 _SECRETS = frozenset({"RBEE_QUEEN_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
 _ADDED = {
@@ -44,9 +45,7 @@ class WorkerRuntime:
 
     def argv(self, *arguments: str) -> list[str]:
         """Command line of the worker program."""
-        # -P: the folder that the hive was started in is not searched for modules.
-        program = [self._program] if self._program else [sys.executable, "-P", "-m", "daemons.worker.main"]
-        return [*program, *arguments]
+        return worker_argv(self._program, *arguments, python=sys.executable)
 
     async def devices(self) -> DevicesReport:
         """What llama.cpp can use here. Raises RbeeError(WORKER_RUNTIME_MISSING or WORKER_RUNTIME_BROKEN)."""

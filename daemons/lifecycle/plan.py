@@ -57,6 +57,11 @@ def daemon_argv(kind: DaemonKind, binding: Binding, *, python: str, owner_pid: i
     return (*program, "serve", *ephemeral)
 
 
+def worker_argv(program: str, *arguments: str, python: str) -> list[str]:
+    """Command line of the worker program; `program` "" is this installation's. ``-P`` as for a daemon."""
+    return [*([program] if program else [python, "-P", "-m", "daemons.worker.main"]), *arguments]
+
+
 def daemon_environment(
     kind: DaemonKind, binding: Binding, paths: Paths, environ: Mapping[str, str], here: Path
 ) -> dict[str, str]:

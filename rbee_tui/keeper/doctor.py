@@ -47,7 +47,7 @@ async def run_checks(on_check: OnCheck, *, environ: Mapping[str, str] | None = N
     tell(*await asyncio.to_thread(check_model_folders, loaded))
     remote_queen = bool(loaded.settings.queen.url)
     tell(*await asyncio.to_thread(lambda: check_packages(remote_queen=remote_queen)))
-    tell(*await check_runtime())
+    tell(*await check_runtime(loaded.settings.worker.program))
     for name in NAMES:
         tell(*await _check_daemon(name, Installation(paths, loaded, new_request_id())))
     return checks

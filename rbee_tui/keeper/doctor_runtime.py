@@ -17,15 +17,26 @@ from daemons.contracts.errors import Code
 from daemons.contracts.workers import Backend, DevicesReport, SelfTestReport
 from daemons.kit.procs import describe_exit
 from daemons.lifecycle.build_flags import find_nvidia_gpus
+from daemons.lifecycle.plan import worker_argv
 from rbee_tui.keeper.checks import Check, Result
 from rbee_tui.keeper.packages import install_command
 
-WORKER_MODULE = "daemons.worker.main"
 RUNTIME = "llama-cpp-python"
 CHILD_LIMIT_S = 120.0
+_NOT_STARTED = 127
+"""As a shell says it of a program that it cannot start."""
+
 _SIGNAL_BASE = 128
 
 ReportT = TypeVar("ReportT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What runs workers here, and the command that mends it."""
+
+    name: str
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +65,42 @@ class ChildResult:
         return lines[-1].strip()[:300] if lines else "no output"
 
 
-async def check_runtime() -> list[Check]:
-    """The self-test and, when it passes, the devices that llama.cpp sees."""
-    version = await asyncio.to_thread(installed_version)
-    if version is None:
+async def check_runtime(program: str) -> list[Check]:
+    """The self-test and, when it passes, the devices that llama.cpp sees. `program`: the setting worker.program."""
+    runtime = await asyncio.to_thread(find_runtime, program)
+    if runtime is None:
         sentence = f"{RUNTIME} is not installed: this machine can run no workers"
         return [
             Check("worker runtime", Result.WARN, sentence, await asyncio.to_thread(install_command, "hive", "worker"))
         ]
-    tested = judge_self_test(await run_worker_program("self-test", "--json"), version)
+    tested = judge_self_test(await run_worker_program(program, "self-test", "--json"), runtime)
     if tested.result is not Result.OK:
         return [tested]
-    devices = await run_worker_program("devices", "--json")
-    return [tested, await asyncio.to_thread(_check_devices, devices, version)]
+    devices = await run_worker_program(program, "devices", "--json")
+    return [tested, await asyncio.to_thread(_check_devices, devices, runtime)]
 
 
-async def run_worker_program(*arguments: str, limit_s: float = CHILD_LIMIT_S) -> ChildResult:
-    """Run the worker program of this installation to its end; a child that takes too long is killed."""
-    return await run_child([sys.executable, "-m", WORKER_MODULE, *arguments], limit_s)
+def find_runtime(program: str) -> Runtime | None:
+    """The worker program that hives run; None when this installation's lacks llama.cpp."""
+    if program:
+        return Runtime(f"{program} (setting worker.program)", "rbee config show")
+    version = installed_version()
+    return None if version is None else Runtime(f"{RUNTIME} {version}", reinstall_command(version))
+
+
+async def run_worker_program(program: str, *arguments: str) -> ChildResult:
+    """Run the worker program ("": this installation's) to its end; a child that takes too long is killed."""
+    return await run_child(worker_argv(program, *arguments, python=sys.executable), CHILD_LIMIT_S)
 
 
 async def run_child(argv: Sequence[str], limit_s: float) -> ChildResult:
     """Run a program to its end, its output kept."""
-    child = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+    try:
+        child = await asyncio.create_subprocess_exec(
+            *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+    except OSError as error:
+        return ChildResult(_NOT_STARTED, "", f"{argv[0]}: {error.strerror or error}")
     try:
         out, err = await asyncio.wait_for(child.communicate(), limit_s)
     except TimeoutError:
@@ -90,33 +112,33 @@ async def run_child(argv: Sequence[str], limit_s: float) -> ChildResult:
     return ChildResult(child.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
-def judge_self_test(child: ChildResult, version: str) -> Check:
+def judge_self_test(child: ChildResult, runtime: Runtime) -> Check:
     """What the end of the self-test says about the installed runtime."""
     name = "worker runtime"
     if child.code is None:
-        sentence = f"the self-test of {RUNTIME} {version} did not end within {CHILD_LIMIT_S:g} s"
-        return Check(name, Result.FAIL, sentence, reinstall_command(version))
+        sentence = f"the self-test of {runtime.name} did not end within {CHILD_LIMIT_S:g} s"
+        return Check(name, Result.FAIL, sentence, runtime.remedy)
     if child.signal_name is not None:
         sentence = (
-            f"{Code.WORKER_RUNTIME_BROKEN.value}: {RUNTIME} {version} was killed by {child.signal_name} in its "
+            f"{Code.WORKER_RUNTIME_BROKEN.value}: {runtime.name} was killed by {child.signal_name} in its "
             "self-test; this build uses processor instructions that do not work here; build it for this processor"
         )
-        return Check(name, Result.FAIL, sentence, reinstall_command(version))
+        return Check(name, Result.FAIL, sentence, runtime.remedy)
     report = _report(child.out, SelfTestReport)
     if report is None:
-        sentence = f"the self-test {describe_exit(child.code)} without a report: {child.last_words}"
-        return Check(name, Result.FAIL, sentence, reinstall_command(version))
+        sentence = f"the self-test of {runtime.name} {describe_exit(child.code)} without a report: {child.last_words}"
+        return Check(name, Result.FAIL, sentence, runtime.remedy)
     if not report.ok:
-        sentence = f"{Code.WORKER_RUNTIME_BROKEN.value}: {RUNTIME} {version}: {report.error or 'the self-test failed'}"
-        return Check(name, Result.FAIL, sentence, reinstall_command(version))
+        sentence = f"{Code.WORKER_RUNTIME_BROKEN.value}: {runtime.name}: {report.error or 'the self-test failed'}"
+        return Check(name, Result.FAIL, sentence, runtime.remedy)
     return Check(
-        name, Result.OK, f"{RUNTIME} {version} decoded {report.tokens} tokens at {report.tokens_per_second:.0f} tok/s"
+        name, Result.OK, f"{runtime.name} decoded {report.tokens} tokens at {report.tokens_per_second:.0f} tok/s"
     )
 
 
-def _check_devices(child: ChildResult, version: str) -> Check:
+def _check_devices(child: ChildResult, runtime: Runtime) -> Check:
     has_nvcc = shutil.which("nvcc") is not None
-    return judge_devices(child, find_nvidia_gpus(), reinstall_command(version), has_nvcc=has_nvcc)
+    return judge_devices(child, find_nvidia_gpus(), runtime.remedy, has_nvcc=has_nvcc)
 
 
 def judge_devices(child: ChildResult, nvidia_gpus: Sequence[str], reinstall: str, *, has_nvcc: bool) -> Check:

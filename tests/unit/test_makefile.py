@@ -7,13 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.harness import cannot_run
+
 ROOT = Path(__file__).parents[2]
 COPIED = ("Makefile", "pyproject.toml", "daemons/lifecycle/build_flags.py")
 TOOLS = ("make", "grep", "sed", "cat", "touch", "env")
 
-pytestmark = pytest.mark.skipif(
-    any(shutil.which(tool) is None for tool in TOOLS), reason="needs make and the tools that its recipes call"
-)
+
+@pytest.fixture(autouse=True)
+def tools() -> None:
+    """Make, and what its recipes call."""
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        cannot_run(f"not installed: {', '.join(missing)}")
 
 
 def program(file: Path, text: str) -> None:

@@ -134,7 +134,7 @@ class TestAll:
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without the self-test, which has its own tests."""
 
-        async def no_runtime() -> list[Check]:
+        async def no_runtime(_program: str) -> list[Check]:
             return [Check("worker runtime", Result.OK, "fine")]
 
         monkeypatch.setattr(doctor, "check_runtime", no_runtime)

@@ -4,6 +4,7 @@ import asyncio
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from rbee_tui.keeper import doctor_runtime
 from rbee_tui.keeper.checks import Check, Result
 from rbee_tui.keeper.doctor_runtime import (
     ChildResult,
+    Runtime,
     check_runtime,
     judge_devices,
     judge_self_test,
@@ -21,6 +23,8 @@ from rbee_tui.keeper.doctor_runtime import (
 from rbee_tui.keeper.packages import install_command
 
 GOOD = SelfTestReport(ok=True, tokens=8, tokens_per_second=312.4).model_dump_json()
+
+INSTALLED = Runtime("llama-cpp-python 0.3.36", reinstall_command("0.3.36"))
 
 
 def python(code: str) -> list[str]:
@@ -37,14 +41,14 @@ class TestSelfTest:
         ],
     )
     def test_a_report_that_is_fine(self, out: str) -> None:
-        check = judge_self_test(ChildResult(0, out, "noise"), "0.3.36")
+        check = judge_self_test(ChildResult(0, out, "noise"), INSTALLED)
         assert check == Check("worker runtime", Result.OK, "llama-cpp-python 0.3.36 decoded 8 tokens at 312 tok/s")
 
     @pytest.mark.parametrize(
         ("code", "name"), [(-11, "SIGSEGV"), (-4, "SIGILL"), (-6, "SIGABRT"), (139, "SIGSEGV"), (132, "SIGILL")]
     )
     def test_death_by_signal_is_explained_with_the_command_that_builds_it_anew(self, code: int, name: str) -> None:
-        check = judge_self_test(ChildResult(code, "", "general protection fault"), "0.3.36")
+        check = judge_self_test(ChildResult(code, "", "general protection fault"), INSTALLED)
         assert check.result is Result.FAIL
         assert f"WORKER_RUNTIME_BROKEN: llama-cpp-python 0.3.36 was killed by {name}" in check.sentence
         assert "daemons.lifecycle.build_flags" in check.command
@@ -52,16 +56,16 @@ class TestSelfTest:
 
     def test_a_report_that_is_not_fine_says_why(self) -> None:
         out = SelfTestReport(ok=False, error="decoded garbage").model_dump_json()
-        check = judge_self_test(ChildResult(1, out, ""), "0.3.36")
+        check = judge_self_test(ChildResult(1, out, ""), INSTALLED)
         assert (check.result, "decoded garbage" in check.sentence) == (Result.FAIL, True)
 
     def test_no_report_says_the_last_words(self) -> None:
-        check = judge_self_test(ChildResult(1, "", "Traceback\nImportError: libcudart.so.12\n"), "0.3.36")
+        check = judge_self_test(ChildResult(1, "", "Traceback\nImportError: libcudart.so.12\n"), INSTALLED)
         assert check.result is Result.FAIL
         assert "exited with code 1 without a report: ImportError: libcudart.so.12" in check.sentence
 
     def test_a_child_that_hangs_is_said_to_hang(self) -> None:
-        assert "did not end within 120 s" in judge_self_test(ChildResult(None, "", ""), "0.3.36").sentence
+        assert "did not end within 120 s" in judge_self_test(ChildResult(None, "", ""), INSTALLED).sentence
 
     def test_a_version_that_nobody_knows_is_not_pinned(self) -> None:
         assert reinstall_command("").endswith("--no-binary llama-cpp-python llama-cpp-python")
@@ -128,20 +132,32 @@ class TestChildren:
 async def test_a_broken_runtime_is_not_asked_for_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
 
-    async def dies(*arguments: str) -> ChildResult:
+    async def dies(_program: str, *arguments: str) -> ChildResult:
         asked.append(arguments)
         return ChildResult(-11, "", "")
 
     monkeypatch.setattr(doctor_runtime, "run_worker_program", dies)
     monkeypatch.setattr(doctor_runtime, "installed_version", lambda: "0.3.36")
-    (check,) = await check_runtime()
+    (check,) = await check_runtime("")
     assert (check.result, asked) == (Result.FAIL, [("self-test", "--json")])
+
+
+async def test_the_program_that_the_hive_runs_is_the_one_that_is_tested(tmp_path: Path) -> None:
+    """The setting worker.program; real processes."""
+    program = tmp_path / "worker"
+    (missing,) = await check_runtime(str(program))
+    assert (missing.result, missing.command) == (Result.FAIL, "rbee config show")
+    assert f"{program}: No such file or directory" in missing.sentence
+    program.write_text("#!/bin/sh\nkill -ILL $$\n")
+    program.chmod(0o755)
+    (killed,) = await check_runtime(str(program))
+    assert f"{program} (setting worker.program) was killed by SIGILL" in killed.sentence
 
 
 async def test_without_llama_cpp_the_command_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     expected = await asyncio.to_thread(install_command, "hive", "worker")
-    (check,) = await check_runtime()
+    (check,) = await check_runtime("")
     assert (check.result, check.command) == (Result.WARN, expected)
 
 
@@ -152,13 +168,13 @@ async def test_the_gpus_of_this_machine_are_held_against_the_devices(
     device = DeviceReport(name="CPU", description="Xeon", backend=Backend.CPU, memory_total=1, memory_free=1)
     answers = {"self-test": GOOD, "devices": DevicesReport(devices=[device]).model_dump_json()}
 
-    async def answer(*arguments: str) -> ChildResult:
+    async def answer(_program: str, *arguments: str) -> ChildResult:
         return ChildResult(0, answers[arguments[0]], "")
 
     monkeypatch.setattr(doctor_runtime, "run_worker_program", answer)
     monkeypatch.setattr(doctor_runtime, "installed_version", lambda: "0.3.36")
     monkeypatch.setattr(doctor_runtime, "find_nvidia_gpus", lambda: gpus)
-    _, devices = await check_runtime()
+    _, devices = await check_runtime("")
     assert devices.command == (reinstall_command("0.3.36") if gpus else "")
 
 
