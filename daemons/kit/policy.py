@@ -45,7 +45,7 @@ class Policy(BaseModel):
     worker_http_s: float = Field(default=30.0, gt=0, description="a worker's HTTP is up within")
     load_base_s: float = Field(default=300.0, gt=0, description="a model is loaded within this …")
     load_per_gib_s: float = Field(default=20.0, ge=0, description="… plus this for each GiB of the file")
-    inference_stall_s: float = Field(default=60.0, gt=0, description="longest time without a token")
+    inference_stall_s: float = Field(default=60.0, gt=0, description="longest time without a token or prompt progress")
     health_interval_s: float = Field(default=30.0, gt=0, description="between two health checks of a worker")
     health_failures: int = Field(default=3, ge=1, description="failed checks in a row until a worker is unhealthy")
     telemetry_interval_s: float = Field(default=1.0, gt=0, description="between two samples of a node")

@@ -195,7 +195,7 @@ class Relay:
         )
 
     def _stalled(self) -> RbeeError:
-        cause = f"no token for {self._job.stall_s:g} s"
+        cause = f"no token and no prompt progress for {self._job.stall_s:g} s"
         return self._with_progress(Code.INFERENCE_STALLED, "stalled", cause)
 
     def _with_progress(self, code: Code, what: str, cause: str) -> RbeeError:
