@@ -4,7 +4,6 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Final
 
-from daemons.contracts.ids import LOCAL_NODE
 from daemons.contracts.routes import Daemon, Role
 from daemons.hive.catalog import Catalog
 from daemons.hive.clock import SteadyClock
@@ -77,18 +76,18 @@ def make_parts(
     home: Home, settings: Settings, store: HiveStore, clock: SteadyClock, owner: ProcessIdentity | None
 ) -> Parts:
     """Everything a hive is made of, from its settings. Call on the event loop."""
-    policy, worker = settings.policy, settings.worker
+    policy, worker, node = settings.policy, settings.worker, settings.hive.node
     runtime = WorkerRuntime(worker.program, limit_s=policy.worker_http_s)
     defaults = Defaults(ctx=worker.ctx, slots=worker.slots, batch=worker.batch, threads=worker.threads)
     gpus = GpuReader(policy.telemetry_interval_s) if settings.hive.nvml else None
     return Parts(
         paths=home.paths,
         policy=policy,
-        node=LOCAL_NODE,
-        registry=Registry(Rules(LOCAL_NODE, policy, defaults, home.ephemeral)),
+        node=node,
+        registry=Registry(Rules(node, policy, defaults, home.ephemeral)),
         workers=WorkerProcesses(home, settings, runtime, clock),
         instruments=Instruments(runtime, Devices(runtime, settings.hive), gpus, home.paths.models),
-        catalog=Catalog(store, model_folders(home.paths.models, settings.models.allowed_folders), clock, LOCAL_NODE),
+        catalog=Catalog(store, model_folders(home.paths.models, settings.models.allowed_folders), clock, node),
         store=store,
         clock=clock,
         owner=owner,

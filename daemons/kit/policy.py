@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from daemons.kit.restarts import RestartRule
+
 Seconds = float
 
 
@@ -55,6 +57,10 @@ class Policy(BaseModel):
     orphan_grace_s: float = Field(default=300.0, ge=0, description="a worker without its hive ends after")
     drain_s: float = Field(default=30.0, ge=0, description="running requests may go on after a stop is asked for")
     term_s: float = Field(default=5.0, gt=0, description="between SIGTERM and SIGKILL")
+    restart_first_s: float = Field(default=1.0, ge=0, description="wait before a restart after a crash, doubling …")
+    restart_longest_s: float = Field(default=60.0, ge=0, description="… up to this")
+    restart_crashes: int = Field(default=5, ge=1, description="with so many crashes it is not started again …")
+    restart_window_s: float = Field(default=600.0, gt=0, description="… when they came within this")
     queue_wait_s: float = Field(default=600.0, gt=0, description="longest time that a task waits to be placed")
     event_keep_s: float = Field(default=600.0, ge=0, description="events of an ended task are kept for")
     event_keep_bytes: int = Field(default=4 * 2**20, ge=4096, description="events kept per task")
@@ -71,6 +77,10 @@ class Policy(BaseModel):
     @property
     def busy_retry(self) -> Retry:
         return Retry(self.busy_tries + 1, self.busy_first_wait_s)
+
+    @property
+    def restart_rule(self) -> RestartRule:
+        return RestartRule(self.restart_first_s, self.restart_longest_s, self.restart_crashes, self.restart_window_s)
 
     def load_limit_s(self, file_bytes: int) -> Seconds:
         """How long a model file of so many bytes may take to load."""

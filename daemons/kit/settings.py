@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.ids import LOCAL_NODE, NODE_NAME
 from daemons.kit.paths import SYSTEM_CONFIG, Paths
 from daemons.kit.policy import Policy
 
@@ -35,8 +36,27 @@ class QueenSettings(_Section):
     host: str = Field(default="127.0.0.1", description="address that the queen binds")
     port: int = Field(default=8080, ge=0, le=65535, description="port of the queen; 0: any free one")
     local_hive: bool = Field(default=True, description="start a hive on the queen's own machine: the node `local`")
+    local_homes: list[str] = Field(
+        default_factory=list, description="further nodes on this machine, each with a state folder: name=/folder"
+    )
     queue_limit: int = Field(default=100, ge=0, description="tasks that may wait; 0 turns the queue off")
     program: str = Field(default="", description="program that is started as the queen; empty: this installation's")
+
+    @field_validator("local_homes")
+    @classmethod
+    def _named_folders(cls, homes: list[str]) -> list[str]:
+        names = [home.partition("=")[0] for home in homes]
+        for home, name in zip(homes, names, strict=True):
+            folder = Path(home.partition("=")[2]).expanduser()
+            if not NODE_NAME.fullmatch(name) or name == LOCAL_NODE or names.count(name) > 1 or not folder.is_absolute():
+                raise ValueError(f"{home!r} is not name=/folder with a name of its own (lower case, no {LOCAL_NODE!r})")
+        return homes
+
+    @property
+    def homes(self) -> Mapping[str, Path]:
+        """Node name -> state folder of the further nodes on this machine."""
+        pairs = (home.partition("=") for home in self.local_homes)
+        return {name: Path(folder).expanduser() for name, _, folder in pairs}
 
 
 class HiveSettings(_Section):
@@ -46,6 +66,9 @@ class HiveSettings(_Section):
     cpu_cores: int = Field(default=0, ge=0, description="cores handed out to workers; 0: the physical cores")
     cpu_memory_bytes: int = Field(default=0, ge=0, description="memory handed out to workers; 0: what is free")
     nvml: bool = Field(default=True, description="read live figures of NVIDIA devices")
+    node: str = Field(
+        default=LOCAL_NODE, pattern=f"^{NODE_NAME.pattern}$", description="name by which a hive speaks of itself"
+    )
     program: str = Field(default="", description="program that is started as a hive; empty: this installation's")
 
 
@@ -102,11 +125,12 @@ class LoadedSettings:
 
 @dataclass(frozen=True, slots=True)
 class SettingKey:
-    """One key: its section, name, environment variable, and what it means."""
+    """One key: its section, name, and what it means. In the environment the parts of a list stand between colons."""
 
     section: str
     name: str
     description: str
+    is_list: bool = False
 
     @property
     def dotted(self) -> str:
@@ -124,7 +148,7 @@ def setting_keys() -> Iterator[SettingKey]:
         assert isinstance(section_type, type)
         assert issubclass(section_type, BaseModel)
         for name, inner in section_type.model_fields.items():
-            yield SettingKey(section, name, inner.description or "")
+            yield SettingKey(section, name, inner.description or "", is_list=inner.annotation == list[str])
 
 
 def load_settings(
@@ -194,8 +218,8 @@ def _environment(env: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any
         text = env.get(key.variable)
         if text is not None:
             value: Any = text
-            if key.dotted == "models.allowed_folders":
-                value = [folder for folder in text.split(os.pathsep) if folder]
+            if key.is_list:
+                value = [part for part in text.split(os.pathsep) if part]
             yield f"{_VARIABLE}{key.variable}", {key.dotted: value}
 
 

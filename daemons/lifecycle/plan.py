@@ -34,17 +34,19 @@ KINDS: Mapping[str, DaemonKind] = {kind.name: kind for kind in (QUEEN, HIVE)}
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Where a daemon is to listen, and the program to start; "" is this installation's."""
+    """Where a daemon is to listen, and the program to start; "" is this installation's. `node` is a hive's name."""
 
     host: str
     port: int
     program: str
+    node: str = ""
 
 
 def binding_of(kind: DaemonKind, settings: Settings, *, ephemeral: bool = False) -> Binding:
     """The settings of one kind of daemon. Nobody has to know an ephemeral one's port, so it takes any free one."""
     section = settings.queen if kind is QUEEN else settings.hive
-    return Binding(section.host, 0 if ephemeral else section.port, section.program)
+    node = "" if kind is QUEEN else settings.hive.node
+    return Binding(section.host, 0 if ephemeral else section.port, section.program, node)
 
 
 def daemon_argv(kind: DaemonKind, binding: Binding, *, python: str, owner_pid: int | None) -> tuple[str, ...]:
@@ -73,6 +75,8 @@ def daemon_environment(
         f"RBEE_{kind.name.upper()}_HOST": binding.host,
         f"RBEE_{kind.name.upper()}_PORT": str(binding.port),
     }
+    if binding.node:
+        settled["RBEE_HIVE_NODE"] = binding.node
     if paths.models == paths.home / "models":  # else the folders follow from HOME, see kit.paths
         settled["RBEE_HOME"] = str(paths.home)
     if environ.get("RBEE_CONFIG"):

@@ -5,6 +5,8 @@ import importlib.util
 import sys
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from daemons.contracts.ids import LOCAL_NODE
@@ -82,12 +84,20 @@ def make_parts(paths: Paths, settings: Settings, store: QueenStore, identity: Qu
     hives: dict[str, Hive] = {}
     if settings.queen.local_hive and can_run_hive():
         hives[LOCAL_NODE] = LocalHive(paths, settings, ephemeral=identity.ephemeral)
+        hives |= {name: _hive_at(name, home, paths, settings, identity) for name, home in settings.queen.homes.items()}
     limits = Limits(
         queue_limit=settings.queen.queue_limit,
         queue_wait_s=policy.queue_wait_s,
         default_slots=settings.worker.slots,
     )
     return Parts(policy=policy, limits=limits, hives=hives, store=store, identity=identity)
+
+
+def _hive_at(name: str, home: Path, paths: Paths, settings: Settings, identity: QueenIdentity) -> LocalHive:
+    """The hive of another state folder on this machine; any port will do, since its run file tells."""
+    folders = replace(paths, home=home, models=home / "models")
+    own = settings.hive.model_copy(update={"node": name, "port": 0})
+    return LocalHive(folders, settings.model_copy(update={"hive": own}), ephemeral=identity.ephemeral)
 
 
 def can_run_hive() -> bool:

@@ -170,3 +170,14 @@ def test_variables_of_others_and_of_no_section_are_left_alone(paths: Paths) -> N
     others = {"RBEE_HOME": "/x", "RBEE_CONFIG": str(named), "RBEE_TEST_REPEATS": "1", "QUEEN_PROT": "1"}
     known = {key.variable: "" for key in setting_keys() if key.dotted in {"queen.url", "queen.key", "queen.program"}}
     assert load(paths, {**others, **known}).settings.queen.url == ""
+
+
+def test_further_nodes_on_this_machine_have_a_name_and_a_folder(paths: Paths) -> None:
+    loaded = load(paths, {"RBEE_QUEEN_LOCAL_HOMES": "attic=/srv/attic:shed=/srv/shed"})
+    assert loaded.settings.queen.homes == {"attic": Path("/srv/attic"), "shed": Path("/srv/shed")}
+
+
+@pytest.mark.parametrize("homes", ["attic", "attic=srv", "local=/srv/a", "Attic=/srv/a", "a=/srv/a:a=/srv/b"])
+def test_a_further_node_that_is_no_name_and_folder_is_refused(paths: Paths, homes: str) -> None:
+    with pytest.raises(RbeeError, match="is not name=/folder with a name of its own"):
+        load(paths, {"RBEE_QUEEN_LOCAL_HOMES": homes})

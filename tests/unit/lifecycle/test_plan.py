@@ -56,8 +56,8 @@ def test_each_kind_has_its_own_settings() -> None:
         queen=QueenSettings(host="127.0.0.2", port=1, program="q"), hive=HiveSettings(host="127.0.0.3", port=2)
     )
     assert binding_of(QUEEN, settings) == Binding("127.0.0.2", 1, "q")
-    assert binding_of(HIVE, settings) == Binding("127.0.0.3", 2, "")
-    assert binding_of(HIVE, settings, ephemeral=True) == Binding("127.0.0.3", 0, "")
+    assert binding_of(HIVE, settings) == Binding("127.0.0.3", 2, "", "local")
+    assert binding_of(HIVE, settings, ephemeral=True) == Binding("127.0.0.3", 0, "", "local")
 
 
 def test_host_and_port_of_the_starter_count() -> None:
@@ -65,6 +65,11 @@ def test_host_and_port_of_the_starter_count() -> None:
         HIVE, Binding("127.0.0.1", 9, ""), SPREAD, {"PATH": "/bin", "RBEE_HIVE_PORT": "1"}, Path("/")
     )
     assert environment == {"PATH": "/bin", "RBEE_HIVE_HOST": "127.0.0.1", "RBEE_HIVE_PORT": "9"}
+
+
+def test_a_hive_is_told_its_name() -> None:
+    environment = daemon_environment(HIVE, Binding("127.0.0.1", 9, "", "attic"), SPREAD, {}, Path("/"))
+    assert environment["RBEE_HIVE_NODE"] == "attic"
 
 
 def test_a_home_that_holds_the_models_too_is_named() -> None:
