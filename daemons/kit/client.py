@@ -19,7 +19,6 @@ from daemons.contracts.routes import Route
 from daemons.kit.policy import Policy
 
 REQUEST_ID_HEADER = "X-Request-Id"
-DEADLINE_HEADER = "X-Request-Deadline"
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 OnRetry = Callable[[int, int, float, RbeeError], None]

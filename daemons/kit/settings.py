@@ -40,6 +40,7 @@ class QueenSettings(_Section):
         default_factory=list, description="further nodes on this machine, each with a state folder: name=/folder"
     )
     queue_limit: int = Field(default=100, ge=0, description="tasks that may wait; 0 turns the queue off")
+    finish_loads: bool = Field(default=True, description="a load that nobody waits for goes on; false: it ends")
     program: str = Field(default="", description="program that is started as the queen; empty: this installation's")
 
     @field_validator("local_homes")

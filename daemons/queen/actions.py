@@ -20,6 +20,7 @@ from daemons.contracts.workers import (
     WorkerExitList,
 )
 from daemons.kit.client import REQUEST_ID_HEADER, DaemonClient, Peer, error_in, until_end
+from daemons.kit.deadline import deadline_header
 from daemons.kit.logs import REQUEST_ID_KEY, get_logger
 from daemons.kit.policy import Policy
 from daemons.queen.audience import Audience
@@ -34,7 +35,7 @@ from daemons.queen.core.events import (
 )
 from daemons.queen.core.state import State
 from daemons.queen.nodes import NodeWatcher
-from daemons.queen.relay import Relay
+from daemons.queen.relay import Relay, unfinished
 from daemons.queen.store import QueenStore
 from daemons.queen.tasks import TaskRecord
 
@@ -114,15 +115,18 @@ class Actions:
         self._post = post
         self._now = now
 
-    async def spawn(self, effect: SpawnWorker) -> Event:
-        """Have a worker started and follow its load. Raises RbeeError with the hive's word on why it failed."""
+    async def spawn(self, effect: SpawnWorker, deadline: float | None = None) -> Event:
+        """Have a worker started and follow its load. `deadline` (unix seconds): when nobody needs it any more.
+
+        Raises RbeeError with the hive's word on why it failed.
+        """
         hive = self._watchers[effect.node].client
         request_id = structlog.contextvars.get_contextvars().get(REQUEST_ID_KEY) or new_request_id()
         spawned = await hive.get(
             HIVE_SPAWN,
             SpawnedWorker,
             body=effect.request,
-            headers={REQUEST_ID_HEADER: str(request_id)},
+            headers={REQUEST_ID_HEADER: str(request_id), **deadline_header(deadline)},
             timeout_s=3 * self._policy.worker_http_s,
             tries=1,  # when the hive is gone, its watcher is asked to find or start it
         )
@@ -213,6 +217,8 @@ class Actions:
         error = outcome.error
         if outcome.how is RelayEnd.LOST and error is not None:
             error = await self._explained(node, worker, record, error)
+        elif error is not None and error.code is Code.DEADLINE_EXCEEDED:
+            error = record.late()  # the worker's clock was faster than ours; the sentence is the same
         if outcome.done is not None:
             self._tell_figures(record, worker)
         return RelayEnded(self._now(), record.id, outcome.how, outcome.tokens, error)
@@ -221,7 +227,10 @@ class Actions:
         """The loss with how the process ended, and noted among the crashes."""
         found = await self.exit_of(node, worker.id, _EXIT_OF_RELAY_S)
         if found is not None:
-            error = RbeeError(error.code, f"{error.message}; {found.how}", details={**error.details, "exit": found.how})
+            # That its connection broke explains nothing: the details keep it, the sentence tells how the process ended.
+            done, asked = error.details["tokens_done"], error.details["tokens_asked"]
+            details = {**error.details, "exit": found.how}
+            error = unfinished(error.code, f"worker {worker.id} was lost", done, asked, found.how, details)
         self._store.crashed(time.time(), node, worker.id, worker.model_ref, record.id, error)
         return error
 

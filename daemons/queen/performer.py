@@ -1,7 +1,7 @@
 """Performs the effects that the core decides: at once, or as work beside the owner that comes back as one event."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,8 @@ class Performer:
 
         waiters = self._stage.audience.waiters(effect.load_id)
         request_id = waiters[0].row.request_id if waiters else ""
-        self._begin(self._guarded(self._stage.actions.spawn(effect), failed), request_id)
+        deadline = latest_deadline(record.deadline for record in waiters)
+        self._begin(self._guarded(self._stage.actions.spawn(effect, deadline), failed), request_id)
 
     def _evict(self, effect: fx.EvictWorker) -> None:
         def failed(error: RbeeError) -> ev.Event:
@@ -183,3 +184,9 @@ class Performer:
             return
         worker = self._stage.state.workers.get(record.row.worker_id or "")
         self._stage.ledger.ended(record, effect.error, worker_row(worker) if worker else None, self._now())
+
+
+def latest_deadline(deadlines: Iterable[float | None]) -> float | None:
+    """When nobody needs a common work any more; None as soon as one of them would wait for ever."""
+    known = list(deadlines)
+    return None if not known or None in known else max(limit for limit in known if limit is not None)

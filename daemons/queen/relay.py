@@ -4,7 +4,7 @@ The hot path: of a token nothing is decoded, nothing is awaited but the next one
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -13,7 +13,8 @@ from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.events import Done, EventType
 from daemons.contracts.inference import Generation, InferenceRequest
 from daemons.contracts.routes import WORKER_CANCEL, WORKER_INFER
-from daemons.kit.client import DEADLINE_HEADER, REQUEST_ID_HEADER, DaemonClient, Event
+from daemons.kit.client import REQUEST_ID_HEADER, DaemonClient, Event
+from daemons.kit.deadline import deadline_header
 from daemons.queen.core.events import RelayEnd
 from daemons.queen.task_events import TaskEvents
 
@@ -53,10 +54,8 @@ class RelayJob:
         return InferenceRequest.model_construct(id=self.task_id, **fields)
 
     def headers(self) -> dict[str, str]:
-        headers = {REQUEST_ID_HEADER: self.request_id} if self.request_id else {}
-        if self.deadline is not None:
-            headers[DEADLINE_HEADER] = f"{self.deadline:.3f}"
-        return headers
+        request_id = {REQUEST_ID_HEADER: self.request_id} if self.request_id else {}
+        return {**request_id, **deadline_header(self.deadline)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,16 +199,14 @@ class Relay:
 
     def _with_progress(self, code: Code, what: str, cause: str) -> RbeeError:
         done, asked = self._events.tokens if self._tokens else 0, self._job.max_tokens
-        return RbeeError(
-            code,
-            f"worker {self._job.worker_id} {what} after {done} of {asked} tokens: {cause}",
-            details={
-                "worker": self._job.worker_id,
-                "tokens_done": done,
-                "tokens_asked": asked,
-                "cause": cause,
-            },
-        )
+        worker = self._job.worker_id
+        return unfinished(code, f"worker {worker} {what}", done, asked, cause, {"worker": worker, "cause": cause})
+
+
+def unfinished(code: Code, what: str, done: int, asked: int, why: str, details: Mapping[str, object]) -> RbeeError:
+    """The failure of a generation that had come so far."""
+    figures = {"tokens_done": done, "tokens_asked": asked}
+    return RbeeError(code, f"{what} after {done} of {asked} tokens: {why}", details={**details, **figures})
 
 
 def _is_stall(failure: RbeeError | None) -> bool:

@@ -180,7 +180,7 @@ class QueenService:
         for record in list(self.book.live()):
             waits = record.row.state is not TaskState.RUNNING and record.row.detached
             if not waits or self.view.identity.ephemeral:
-                self._performer.end_task(fx.EndTask(record.id, _cut_off()))
+                self._performer.end_task(fx.EndTask(record.id, record.cut_off()))
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -221,11 +221,11 @@ class QueenService:
             self.feed.publish(EventType.TELEMETRY, self.view.telemetry(event.node, event.sample))
         self.feed.publish_changes()
         self._note_settled()
-        if self.state.tasks:
-            self._idle.clear()
-        else:
+        if self.state.idle:
             self._idle.set()
             self._on_idle()
+        else:
+            self._idle.clear()
 
     def _note_settled(self) -> None:
         if any(node.status is NodeStatus.STARTING for node in self.state.nodes.values()):
@@ -302,13 +302,7 @@ class QueenService:
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def _deadline(self, record: TaskRecord) -> None:
-        limit = record.deadline - record.row.created_at if record.deadline else 0.0
-        why = RbeeError(
-            Code.DEADLINE_EXCEEDED,
-            f"the task was not done within {limit:.3g} s",
-            details={"timeout_s": round(limit, 3), "tokens_done": record.events.tokens},
-        )
-        self.stop_task(record, why)
+        self.stop_task(record, record.late())
 
     async def _each(self, seconds: float, work: Callable[[], None]) -> None:
         while True:
@@ -335,7 +329,3 @@ class QueenService:
         now = time.time()
         self.view.last_seen[node] = now
         self.minutes.add(node, sample, now)
-
-
-def _cut_off() -> RbeeError:
-    return RbeeError(Code.DRAINING, "the queen ended before the task was done; its text so far is kept")

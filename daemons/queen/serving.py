@@ -89,6 +89,7 @@ def make_parts(paths: Paths, settings: Settings, store: QueenStore, identity: Qu
         queue_limit=settings.queen.queue_limit,
         queue_wait_s=policy.queue_wait_s,
         default_slots=settings.worker.slots,
+        finish_loads=settings.queen.finish_loads,
     )
     return Parts(policy=policy, limits=limits, hives=hives, store=store, identity=identity)
 

@@ -84,6 +84,7 @@ class Submission:
             prefix=prefix_chain(task) if task else (),
             max_tokens=record.row.max_tokens,
             start_only=task is None,
+            detached=self.detached,
         )
 
     def sentence(self, record: TaskRecord) -> str:

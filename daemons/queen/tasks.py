@@ -21,6 +21,11 @@ MOST_SAID = 200
 SHOWN_ENDED = 20
 """Ended tasks in a fleet snapshot."""
 
+_HOW_FAR = {
+    TaskState.QUEUED: "it still waited for a free slot",
+    TaskState.PLACING: "its model was still being loaded",
+}
+
 
 @dataclass(slots=True, eq=False)
 class TaskRecord:
@@ -61,6 +66,24 @@ class TaskRecord:
         if not self.events.closed:
             self.narration.append((at, narration))
             self.events.add_model(EventType.NARRATION.value, narration)
+
+    def late(self) -> RbeeError:
+        """The end of a task whose deadline has passed."""
+        limit_s = (self.deadline or 0.0) - self.row.created_at
+        return self._not_done(
+            Code.DEADLINE_EXCEEDED, f"the task was not done within {limit_s:.3g} s", timeout_s=round(limit_s, 3)
+        )
+
+    def cut_off(self) -> RbeeError:
+        """The end of a task that its queen has no time for any more."""
+        return self._not_done(Code.DRAINING, "the queen ended before the task was done")
+
+    def _not_done(self, code: Code, what: str, **details: object) -> RbeeError:
+        """With how far the task had come."""
+        done, asked = self.events.tokens, self.row.max_tokens
+        how_far = _HOW_FAR.get(self.row.state, f"{done} of {asked} tokens had come")
+        so_far = {"state": self.row.state.value, "tokens_done": done, "tokens_asked": asked}
+        return RbeeError(code, f"{what}: {how_far}", details={**details, **so_far})
 
     def shown(self) -> TaskRow:
         """The row with what changes with every token."""

@@ -2,11 +2,9 @@
 
 import json
 import time
-from collections.abc import Mapping
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.inference import Generation, InferenceRequest, ResponseFormat
-from daemons.kit.client import DEADLINE_HEADER
 from daemons.worker.engine.backend import ModelInfo, Vocabulary
 from daemons.worker.engine.request import GenerateRequest, SamplingParams
 from daemons.worker.templates import ChatTemplate
@@ -30,7 +28,7 @@ class RequestReader:
         self._template = ChatTemplate(info.chat_template, bos=info.bos, eos=info.eos)
 
     def read(self, request: InferenceRequest, *, deadline: float | None) -> GenerateRequest:
-        """Raises RbeeError: INVALID_REQUEST, MODEL_INVALID, CONTEXT_OVERFLOW."""
+        """`deadline` is in unix seconds. Raises RbeeError: INVALID_REQUEST, MODEL_INVALID, CONTEXT_OVERFLOW."""
         arrived = time.monotonic()
         if not self._info.generates:
             raise RbeeError(Code.INVALID_REQUEST, "this model makes embeddings only; use /v1/embeddings")
@@ -42,7 +40,7 @@ class RequestReader:
             max_tokens=request.max_tokens,
             sampling=sampling,
             stop=tuple(request.stop),
-            deadline=deadline,
+            deadline=on_engine_clock(deadline),
             arrived=arrived,
             cache_prompt=request.cache_prompt,
             logprobs=request.logprobs,
@@ -107,20 +105,6 @@ def _schema_text(wanted: ResponseFormat) -> str:
         raise ValueError("the schema is nested too deeply") from None
 
 
-def deadline_of(headers: Mapping[str, str]) -> float | None:
-    """The request's deadline (unix seconds in its header) on the monotonic clock; None without one.
-
-    Raises RbeeError: INVALID_REQUEST for something else than a number, DEADLINE_EXCEEDED when it has passed.
-    """
-    text = headers.get(DEADLINE_HEADER)
-    if text is None:
-        return None
-    try:
-        left = float(text) - time.time()
-    except ValueError:
-        left = float("nan")
-    if not -1e12 < left < 1e12:
-        raise RbeeError(Code.INVALID_REQUEST, f"the header {DEADLINE_HEADER} is not a time in unix seconds")
-    if left <= 0:
-        raise RbeeError(Code.DEADLINE_EXCEEDED, f"the deadline passed {-left:.1f} s before the worker got the request")
-    return time.monotonic() + left
+def on_engine_clock(deadline: float | None) -> float | None:
+    """A deadline in unix seconds on the engine's monotonic clock."""
+    return None if deadline is None else time.monotonic() + deadline - time.time()

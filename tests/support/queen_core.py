@@ -55,7 +55,7 @@ def empty_state(*nodes: str, startable: bool = True, **limits: Any) -> State:
 
 def submitted(task_id: str, at: float = 0.0, model: str = "demo", **fields: Any) -> TaskSubmitted:
     """`spec` fields and event fields alike."""
-    event = {name: fields.pop(name) for name in ("prefix", "max_tokens", "start_only") if name in fields}
+    event = {name: fields.pop(name) for name in ("prefix", "max_tokens", "start_only", "detached") if name in fields}
     priority = fields.pop("priority", Priority.INTERACTIVE)
     return TaskSubmitted(at, task_id, Spec(model=model, **fields), priority=priority, **event)
 

@@ -29,6 +29,8 @@ from daemons.contracts.workers import (
 from daemons.hive.logs import LogReader
 from daemons.hive.service import HiveService
 from daemons.kit.app import Handler, Result, metrics_response, query_of
+from daemons.kit.deadline import deadline_of
+from daemons.kit.logs import get_logger
 from daemons.kit.sse import SseResponse
 
 
@@ -96,7 +98,9 @@ class HiveHandlers:
     async def telemetry(self, _request: Request, _body: None) -> Result:
         return SseResponse(self._service.broadcast.events(), ping_s=self._service.parts.policy.ping_s)
 
-    async def spawn(self, _request: Request, body: SpawnRequest) -> SpawnedWorker:
+    async def spawn(self, request: Request, body: SpawnRequest) -> SpawnedWorker:
+        deadline = deadline_of(request.headers, "hive")
+        get_logger().info("a worker is asked for", model=body.model_ref, deadline=deadline)
         return await self._service.spawn(body)
 
     async def ready(self, request: Request, body: ReadyCallback) -> Accepted:

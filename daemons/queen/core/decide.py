@@ -69,6 +69,7 @@ def _submitted(state: State, event: events.TaskSubmitted, out: list[Effect]) -> 
         priority=event.priority,
         prefix=event.prefix,
         start_only=event.start_only,
+        detached=event.detached,
     )
     state.next_order += 1
     state.tasks[task.id] = task
@@ -102,7 +103,7 @@ def _stopped(state: State, event: events.TaskStopped, out: list[Effect]) -> None
         out.append(StopRelay(task.id))
         return
     if task.state is TaskState.PLACING:
-        leave_load(state, task)
+        leave_load(state, task, out)
     _end(state, task, event.why, out)
 
 
@@ -208,6 +209,9 @@ def _give_back(state: State, worker: Worker, event: events.RelayEnded, out: list
 
 
 def _wait_again(state: State, task: Task, since: float, out: list[Effect]) -> None:
+    if state.draining and task.detached:
+        _park(state, task, out)
+        return
     task.state, task.worker_id, task.queued_at = TaskState.QUEUED, None, since
     state.queue.add(task.id, task.priority, task.order)
     out.append(TaskChanged(task.id))
@@ -227,8 +231,33 @@ def _ticked(state: State, event: events.Tick, out: list[Effect]) -> None:
         _end(state, task, why, out)
 
 
-def _drain_begun(state: State, _event: events.DrainBegun, _out: list[Effect]) -> None:
+def _drain_begun(state: State, _event: events.DrainBegun, out: list[Effect]) -> None:
+    """What runs goes on to its end. What waits is left to the next queen, or told when its client reads along."""
     state.draining = True
+    for task in [task for task in state.tasks.values() if task.state is not TaskState.RUNNING]:
+        if task.state is TaskState.PLACING:
+            leave_load(state, task, out)
+        if task.detached:
+            _park(state, task, out)
+        else:
+            _end(state, task, _not_begun(state, task), out)
+
+
+def _park(state: State, task: Task, out: list[Effect]) -> None:
+    state.queue.remove(task.id, task.priority, task.order)
+    task.state, task.worker_id, task.parked = TaskState.QUEUED, None, True
+    out.append(Narrate((task.id,), "queen", "This queen is ending; the next one goes on with this task"))
+    out.append(TaskChanged(task.id))
+
+
+def _not_begun(state: State, task: Task) -> RbeeError:
+    what = "its model was not loaded yet" if task.state is TaskState.PLACING else "the task still waited"
+    return RbeeError(
+        Code.DRAINING,
+        f"the queen is ending, and {what}: nothing was generated",
+        details={"retry_after_s": state.limits.retry_after_s, "state": task.state.value},
+        hint="rbee queen status",
+    )
 
 
 def _place_waiting(state: State, at: float, out: list[Effect]) -> dict[Spec, str]:

@@ -22,6 +22,7 @@ class TaskSubmitted:
     prefix: tuple[bytes, ...] = ()
     max_tokens: int = 0
     start_only: bool = False
+    detached: bool = False
 
 
 @dataclass(frozen=True, slots=True)

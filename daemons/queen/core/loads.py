@@ -45,12 +45,34 @@ def join_load(load: Load, task: Task, out: list[Effect]) -> None:
     out.append(TaskChanged(task.id))
 
 
-def leave_load(state: State, task: Task) -> None:
-    """Take a task off the load it waits for; the load goes on, others may want it."""
+def leave_load(state: State, task: Task, out: list[Effect]) -> None:
+    """Take a task off the load it waits for. What nobody waits for any more goes on, or is stopped, as configured."""
     load = state.loads.get(task.load_id or 0)
-    if load is not None and task.id in load.waiters:
-        load.waiters.remove(task.id)
     task.load_id = None
+    if load is None or task.id not in load.waiters:
+        return
+    load.waiters.remove(task.id)
+    if load.waiters:
+        return
+    goes_on = state.limits.finish_loads
+    what = "goes on: the model will be there for the next request" if goes_on else "is stopped"
+    text = f"Nobody waits for {load.spec.model} on node {load.place.node} any more; loading it {what}"
+    out.append(Narrate((task.id,), "queen", text, {"model": load.spec.model, "finish_loads": goes_on}))
+    _stop_if_unwanted(state, load, out)
+
+
+def _stop_if_unwanted(state: State, load: Load, out: list[Effect]) -> None:
+    """End a load that nobody waits for, unless loads are to be finished.
+
+    One that the hive has not answered yet is ended with that answer, which names the worker.
+    """
+    if load.waiters or state.limits.finish_loads or load.stage is LoadStage.SPAWNING:
+        return
+    del state.loads[load.id]
+    worker = state.workers.get(load.worker_id or "")
+    if load.stage is LoadStage.LOADING and worker is not None:
+        worker.evicting = True
+        out.append(EvictWorker(load.place.node, worker.row.id))
 
 
 def _evict(state: State, load: Load, victim_id: str, out: list[Effect]) -> None:
@@ -125,6 +147,7 @@ def spawn_answered(state: State, event: SpawnAnswered, out: list[Effect]) -> Non
     for task_id in load.waiters:
         state.tasks[task_id].worker_id = event.worker.id
         out.append(TaskChanged(task_id))
+    _stop_if_unwanted(state, load, out)
 
 
 def worker_loaded(state: State, event: WorkerLoaded, out: list[Effect]) -> None:
@@ -179,6 +202,8 @@ def fail_load(state: State, load: Load, error: RbeeError, at: float, out: list[E
         if error.code is Code.HIVE_UNREACHABLE and load.stage is not LoadStage.ENSURING and not task.hive_lost:
             task.hive_lost = True
             continue
+        if error.code is Code.DEADLINE_EXCEEDED:
+            continue  # that of a task which ends by it; this one only shared the load
         # Under the place as the task itself would ask for it, too: joiners may have asked less precisely.
         asked = Place(node.name, task.spec.backend, task.spec.device)
         task.refusals[load.place] = task.refusals[asked] = Refusal(error, node.epoch, at)

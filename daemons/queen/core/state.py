@@ -25,6 +25,7 @@ class Limits:
     crash_retries: int = 3
     refusal_keep_s: float = 5.0
     retry_after_s: float = 1.0
+    finish_loads: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class Task:
     """A live task. `order` is its rank in the queue, kept when it has to wait again; it waits since `queued_at`,
     which is moved on by the time that it spent on a load, begun at `placed_at`.
 
-    `start_only` loads a model without generating. `stopping` is why the running generation is being cancelled.
+    `start_only` loads a model without generating. `stopping` is why the running generation is being cancelled. One that
+    is `parked` waits for the next queen, since this one is ending; only `detached` tasks do.
     """
 
     id: str
@@ -76,6 +78,8 @@ class Task:
     priority: Priority = Priority.INTERACTIVE
     prefix: tuple[bytes, ...] = ()
     start_only: bool = False
+    detached: bool = False
+    parked: bool = False
     state: TaskState = TaskState.QUEUED
     admitted: bool = False
     worker_id: str | None = None
@@ -187,6 +191,11 @@ class State:
     @property
     def running(self) -> int:
         return sum(task.state is TaskState.RUNNING for task in self.tasks.values())
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left that this queen has to do."""
+        return all(task.parked for task in self.tasks.values())
 
     def loads_on(self, node: str) -> list[Load]:
         return [load for load in self.loads.values() if load.place.node == node]

@@ -6,10 +6,6 @@ from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.routes import Role
 from daemons.contracts.tasks import TaskRow
 from daemons.kit.auth import fingerprint
-from daemons.kit.client import DEADLINE_HEADER
-
-_FARTHEST_S = 1e12
-"""Unix seconds beyond which a deadline is none; no comparison holds for a NaN."""
 
 
 def client_of(request: Request) -> str:
@@ -24,20 +20,6 @@ def is_admin(request: Request) -> bool:
 def may_see(request: Request, row: TaskRow) -> bool:
     """Whether the caller may see and cancel this task."""
     return is_admin(request) or row.client == client_of(request)
-
-
-def deadline_of(request: Request) -> float | None:
-    """Unix seconds of ``X-Request-Deadline``. Raises RbeeError(INVALID_REQUEST)."""
-    text = request.headers.get(DEADLINE_HEADER)
-    if text is None:
-        return None
-    try:
-        deadline = float(text)
-    except ValueError:
-        deadline = float("nan")
-    if not abs(deadline) < _FARTHEST_S:
-        raise RbeeError(Code.INVALID_REQUEST, f"{DEADLINE_HEADER} takes unix seconds, got {text[:40]!a}")
-    return deadline
 
 
 def last_event_id(request: Request) -> int:

@@ -14,8 +14,9 @@ from daemons.contracts.routes import Route
 from daemons.contracts.tasks import TaskRequest
 from daemons.contracts.wire import invalid_fields
 from daemons.kit.app import Handler, Result
+from daemons.kit.deadline import deadline_of
 from daemons.queen import openai
-from daemons.queen.http.callers import client_of, deadline_of
+from daemons.queen.http.callers import client_of
 from daemons.queen.http.streams import TaskReading
 from daemons.queen.http.tasks import taken
 from daemons.queen.service import QueenService
@@ -60,7 +61,12 @@ class OpenAiHandlers:
         self, request: Request, body: ChatCompletionRequest | CompletionRequest, form: openai.Form
     ) -> Result:
         record = self._service.submit(
-            Submission(as_task(body), client_of(request), request.scope["request_id"], deadline=deadline_of(request))
+            Submission(
+                as_task(body),
+                client_of(request),
+                request.scope["request_id"],
+                deadline=deadline_of(request.headers, "queen"),
+            )
         )
         reading = TaskReading(self._service, record)
         try:

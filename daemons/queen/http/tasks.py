@@ -14,8 +14,9 @@ from daemons.contracts.routes import Route
 from daemons.contracts.tasks import TaskAccepted, TaskList, TaskRequest, TaskRow, TaskState
 from daemons.contracts.wire import Request as WireRequest
 from daemons.kit.app import Handler, Result, query_of
+from daemons.kit.deadline import deadline_of
 from daemons.kit.sse import SseResponse, encode_event
-from daemons.queen.http.callers import client_of, deadline_of, is_admin, last_event_id, may_see, wants_detached
+from daemons.queen.http.callers import client_of, is_admin, last_event_id, may_see, wants_detached
 from daemons.queen.http.streams import TaskReading
 from daemons.queen.service import QueenService
 from daemons.queen.submissions import Submission
@@ -49,7 +50,11 @@ class TaskHandlers:
     async def create(self, request: Request, body: TaskRequest) -> Result:
         detached = wants_detached(request)
         submission = Submission(
-            body, client_of(request), request.scope["request_id"], detached=detached, deadline=deadline_of(request)
+            body,
+            client_of(request),
+            request.scope["request_id"],
+            detached=detached,
+            deadline=deadline_of(request.headers, "queen"),
         )
         record = self._service.submit(submission)
         if not detached:

@@ -14,11 +14,12 @@ from daemons.contracts.ids import new_id
 from daemons.contracts.inference import DetokenizeRequest, EmbeddingsRequest, InferenceRequest, TokenizeRequest
 from daemons.contracts.workers import Ready, WorkerStats
 from daemons.kit.app import Handler, Result, metrics_response
+from daemons.kit.deadline import deadline_of
 from daemons.kit.logs import get_logger
 from daemons.kit.sse import SseResponse
 from daemons.worker.bridge import Bridge, Ticket
 from daemons.worker.engine.request import Embedded, EmbedRequest, Failed, GenerateRequest
-from daemons.worker.requests import deadline_of
+from daemons.worker.requests import on_engine_clock
 from daemons.worker.service import WorkerService
 from daemons.worker.stream import error_of, generation_chunks, loading_chunks
 
@@ -71,11 +72,11 @@ class WorkerHandlers:
         return SseResponse(loading_chunks(self._bridge))
 
     async def infer(self, request: Request, body: InferenceRequest) -> Result:
-        deadline = deadline_of(request.headers)
+        deadline = deadline_of(request.headers, "worker")
         engine_request = await self._read(body, deadline, large=_is_large(request))
         ticket = self._bridge.submit(engine_request)
         await self._while_connected(request, ticket, self._started(ticket))
-        get_logger().info("generating", id=body.id, prompt_tokens=len(engine_request.tokens))
+        get_logger().info("generating", id=body.id, prompt_tokens=len(engine_request.tokens), deadline=deadline)
         return SseResponse(generation_chunks(self._bridge, ticket, request.scope["request_id"]))
 
     async def cancel(self, request: Request, _body: None) -> Result:
@@ -98,11 +99,11 @@ class WorkerHandlers:
 
     async def embed(self, request: Request, body: EmbeddingsRequest) -> Result:
         reader = self._bridge.reader()
-        deadline = deadline_of(request.headers)
+        deadline = deadline_of(request.headers, "worker")
         inputs = await asyncio.to_thread(
             lambda: tuple(tuple(reader.tokenize(text, add_special=True)) for text in body.input)
         )
-        ticket = self._bridge.submit(EmbedRequest(id=new_id("emb"), inputs=inputs, deadline=deadline))
+        ticket = self._bridge.submit(EmbedRequest(id=new_id("emb"), inputs=inputs, deadline=on_engine_clock(deadline)))
         event = await self._while_connected(request, ticket, self._last(ticket))
         return {"embeddings": event.vectors, "tokens": event.tokens}
 

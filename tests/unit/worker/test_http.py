@@ -13,7 +13,8 @@ from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.events import EventType
 from daemons.contracts.routes import Daemon
 from daemons.contracts.workers import Ready, WorkerState
-from daemons.kit.client import DEADLINE_HEADER, until_end
+from daemons.kit.client import until_end
+from daemons.kit.deadline import DEADLINE_HEADER
 from daemons.worker.bridge import Bridge
 from daemons.worker.engine.backend import DecodeStatus, Span
 from tests.support.fake_backend import FakeBackend, fake_tokens

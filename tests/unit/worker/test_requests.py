@@ -7,9 +7,8 @@ import pytest
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.inference import InferenceRequest, ResponseFormat
-from daemons.kit.client import DEADLINE_HEADER
 from daemons.worker.engine.request import GenerateRequest
-from daemons.worker.requests import RequestReader, _schema_text, deadline_of
+from daemons.worker.requests import RequestReader, _schema_text, on_engine_clock
 from tests.support.fake_backend import BOS, VOCAB_SIZE, FakeBackend, fake_tokens
 
 
@@ -114,21 +113,8 @@ def test_embedding_model_does_not_generate() -> None:
         read(backend, prompt="x")
 
 
-def test_deadline_is_moved_to_the_monotonic_clock() -> None:
-    assert deadline_of({}) is None
-    deadline = deadline_of({DEADLINE_HEADER: str(time.time() + 10)})
+def test_deadline_is_moved_to_the_engines_clock() -> None:
+    assert on_engine_clock(None) is None
+    deadline = on_engine_clock(time.time() + 10)
     assert deadline is not None
     assert deadline - time.monotonic() == pytest.approx(10, abs=0.5)
-
-
-@pytest.mark.parametrize("text", ["soon", "nan", "inf", ""])
-def test_deadline_that_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(RbeeError) as caught:
-        deadline_of({DEADLINE_HEADER: text})
-    assert caught.value.code is Code.INVALID_REQUEST
-
-
-def test_deadline_that_has_passed_is_said() -> None:
-    with pytest.raises(RbeeError) as caught:
-        deadline_of({DEADLINE_HEADER: str(time.time() - 3)})
-    assert caught.value.code is Code.DEADLINE_EXCEEDED

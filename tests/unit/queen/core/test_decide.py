@@ -7,7 +7,6 @@ from daemons.contracts.workers import Backend, WorkerState
 from daemons.queen.core.decide import decide, task_place
 from daemons.queen.core.effects import EnsureNode, EvictWorker, Narrate, StopRelay, TaskChanged, WakeAfter, WorkerGone
 from daemons.queen.core.events import (
-    DrainBegun,
     LoadFailed,
     NodeChanged,
     NodeFailed,
@@ -411,16 +410,6 @@ def test_waiting_has_a_limit() -> None:
     decide(state, submitted("t2", at=5.0))
     assert ends(decide(state, Tick(14.9))) == {}
     assert ends(decide(state, Tick(15.0))) == {"t2": Code.NO_NODE_AVAILABLE}
-
-
-def test_draining_refuses_new_tasks_and_ends_old_ones_in_order() -> None:
-    state = empty_state()
-    decide(state, sampled("local", worker_row(slots_total=1)))
-    decide(state, submitted("t1"))
-    decide(state, submitted("t2"))
-    decide(state, DrainBegun(1.0))
-    assert ends(decide(state, submitted("t3"))) == {"t3": Code.DRAINING}
-    assert relays(decide(state, RelayEnded(2.0, "t1", RelayEnd.DONE, 1))) == [("t2", "w-00000001")]
 
 
 def test_starting_a_worker_loads_another_one_and_ends_when_it_is_ready() -> None:
