@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from daemons.contracts.notices import Notice
 from daemons.contracts.tasks import TaskRow
 from daemons.contracts.telemetry import Device, HostSample
 from daemons.contracts.wire import Answer, PrintableStr, Request
@@ -106,6 +107,7 @@ class FleetSnapshot(Answer):
     models: list[ModelRow]
     tasks: list[TaskRow] = Field(description="queued and running, and the last that ended")
     queue: QueueState
+    notices: list[Notice] = Field(default_factory=list, description="of the queen and of hives, oldest first")
 
 
 class LogQuery(Request):

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from daemons.contracts.notices import Notice
 from daemons.contracts.wire import Answer
 from daemons.contracts.workers import Backend, HiveWorker, WorkerRow
 
@@ -41,6 +42,7 @@ class HiveTelemetry(Answer):
     devices: list[Device]
     host: HostSample
     workers: list[HiveWorker]
+    notices: list[Notice] = Field(default_factory=list)
 
 
 class NodeTelemetry(Answer):

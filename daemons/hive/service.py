@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from daemons.contracts.errors import Code, RbeeError
@@ -31,6 +31,7 @@ from daemons.hive.workers import WorkerProcesses
 from daemons.kit.auth import new_key
 from daemons.kit.logs import get_logger
 from daemons.kit.narration import Narrator
+from daemons.kit.notices import Notices
 from daemons.kit.paths import Paths
 from daemons.kit.policy import Policy
 from daemons.kit.procs import ProcessIdentity, wait_exit
@@ -59,6 +60,7 @@ class Parts:
     store: HiveStore
     clock: SteadyClock
     owner: ProcessIdentity | None = None
+    notices: Notices = field(default_factory=Notices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +320,8 @@ class HiveService:
             del self._tickets[ticket]
 
     def telemetry(self) -> HiveTelemetry | None:
-        return self.parts.registry.telemetry(self.parts.clock.now())
+        sample = self.parts.registry.telemetry(self.parts.clock.now())
+        return sample and sample.model_copy(update={"notices": self.parts.notices.rows()})
 
     async def spawn(self, request: SpawnRequest) -> SpawnedWorker:
         """Start a worker. Raises RbeeError as the catalog, the devices and the placement do, or DRAINING."""

@@ -19,6 +19,7 @@ from daemons.hive.store import HiveStore
 from daemons.hive.workers import Home, WorkerProcesses
 from daemons.kit.app import build_app
 from daemons.kit.auth import HIVE_KEY, Keyring, ensure_key
+from daemons.kit.notices import Notices
 from daemons.kit.paths import Paths
 from daemons.kit.policy import Policy
 from daemons.kit.procs import ProcessIdentity
@@ -46,13 +47,14 @@ async def _serve(paths: Paths, settings: Settings, key: str, options: Options) -
     clock, policy = SteadyClock(), settings.policy
     async with AsyncExitStack() as stack:
         # Whoever has the database open is the hive of this home; one that loses a race ends here.
-        store = HiveStore.at(paths.database(NAME), paths.backups)
+        notices = Notices()
+        store = HiveStore.at(paths.database(NAME), paths.backups, notices=notices, backup_s=policy.backup_s)
         await store.open(now=clock.now(), history_days=policy.history_days)
         stack.push_async_callback(store.close)
         sock = stack.enter_context(listen(NAME, settings))
         owner = options.owner()
         home = Home(paths, url_of(sock), options.ephemeral)
-        service = HiveService(make_parts(home, settings, store, clock, owner))
+        service = HiveService(make_parts(home, settings, store, clock, owner, notices))
         registry = service.parts.registry
 
         def keyring() -> Keyring:
@@ -73,7 +75,12 @@ def drain_limit_s(policy: Policy) -> float:
 
 
 def make_parts(
-    home: Home, settings: Settings, store: HiveStore, clock: SteadyClock, owner: ProcessIdentity | None
+    home: Home,
+    settings: Settings,
+    store: HiveStore,
+    clock: SteadyClock,
+    owner: ProcessIdentity | None,
+    notices: Notices,
 ) -> Parts:
     """Everything a hive is made of, from its settings. Call on the event loop."""
     policy, worker, node = settings.policy, settings.worker, settings.hive.node
@@ -91,4 +98,5 @@ def make_parts(
         store=store,
         clock=clock,
         owner=owner,
+        notices=notices,
     )

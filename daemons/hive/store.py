@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemons.contracts.workers import WorkerExit
-from daemons.kit.store import Migration, Row, Store
+from daemons.kit.notices import Notices
+from daemons.kit.store import DAY_S, Migration, Row, Store
 
 MIGRATIONS = (
     Migration(
@@ -25,8 +26,6 @@ MIGRATIONS = (
         """,
     ),
 )
-
-_DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +49,13 @@ class HiveStore:
         self._store = store
 
     @classmethod
-    def at(cls, path: Path, backups: Path) -> "HiveStore":
-        return cls(Store(path, MIGRATIONS, backups))
+    def at(cls, path: Path, backups: Path, *, notices: Notices | None = None, backup_s: float = DAY_S) -> "HiveStore":
+        return cls(Store(path, MIGRATIONS, backups, notices=notices, backup_s=backup_s))
 
     async def open(self, *, now: float, history_days: float) -> None:
         """Open the file and forget exits older than `history_days`. Raises RbeeError as `Store.open` does."""
         await self._store.open()
-        self._store.write_soon("DELETE FROM worker_exits WHERE ended_at < ?", (now - history_days * _DAY_S,))
+        self._store.write_soon("DELETE FROM worker_exits WHERE ended_at < ?", (now - history_days * DAY_S,))
 
     async def close(self) -> None:
         await self._store.close()

@@ -1,6 +1,9 @@
 """Where rbee keeps things. ``RBEE_HOME`` moves everything; without it models live in the user's data folder."""
 
+import errno
 import os
+import shlex
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +13,8 @@ from daemons.contracts.errors import Code, RbeeError
 
 SYSTEM_CONFIG = Path("/etc/rbee/config.toml")
 PRIVATE_FOLDER_MODE = 0o700
+PROBE_BYTES = 64 * 1024
+"""What a daemon needs of the disk in order to start: its run file, a log line, the database's write-ahead log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +67,30 @@ class Paths:
             try:
                 folder.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
             except OSError as error:
-                raise _unusable(folder, error) from error
+                raise unusable(folder, error, "the state folder ") from error
         try:
-            with tempfile.TemporaryFile(dir=self.home):
-                pass
+            with tempfile.TemporaryFile(dir=self.home, buffering=0) as probe:
+                probe.write(bytes(PROBE_BYTES))
         except OSError as error:
-            raise _unusable(self.home, error) from error
+            raise unusable(self.home, error, "the state folder ") from error
 
 
-def _unusable(folder: Path, error: OSError) -> RbeeError:
+def unusable(path: Path, error: OSError, what: str = "") -> RbeeError:
+    """The failure to write `path`; of a full disk, with the bytes that are free and the command that shows it."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return RbeeError(
         Code.HOME_UNUSABLE,
-        f"cannot write the state folder {folder}: {error.strerror or error}",
-        details={"path": str(folder), "errno": error.errno},
+        f"cannot write {what}{path}: {error.strerror or error}{f', {free_space(path)}' if full else ''}",
+        details={"path": str(path), "errno": error.errno},
+        hint=shlex.join(["df", "-h", str(path.parent)]) if full else None,
     )
+
+
+def free_space(path: Path) -> str:
+    """``4,096 bytes free of 8,388,608`` on the file system of `path`, or of the nearest folder that is there."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    usage = shutil.disk_usage(there)
+    return f"{usage.free:,} bytes free of {usage.total:,}"
 
 
 def find_paths(environ: Mapping[str, str] | None = None) -> Paths:

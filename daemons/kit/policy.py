@@ -68,6 +68,7 @@ class Policy(BaseModel):
     max_body_bytes: int = Field(default=8 * 2**20, ge=1024, description="largest request body")
     bad_requests: int = Field(default=50, ge=1, description="bad requests of one client …")
     bad_requests_window_s: float = Field(default=10.0, gt=0, description="… within this are too many")
+    backup_s: float = Field(default=86_400.0, gt=0, description="between two backups of a database that is open")
     history_days: float = Field(default=30.0, gt=0, description="history is kept for")
 
     @property

@@ -11,8 +11,10 @@ from pydantic import BaseModel
 from daemons import __version__
 from daemons.contracts.events import EventType
 from daemons.contracts.fleet import FleetSnapshot, ModelRow, NodeRow, NodeStatus, QueueState
+from daemons.contracts.notices import Notice
 from daemons.contracts.telemetry import HiveTelemetry, NodeTelemetry
 from daemons.contracts.workers import READY_STATES, WorkerRow, WorkerState
+from daemons.kit.notices import Notices
 from daemons.kit.sse import encode_event
 from daemons.queen.core.state import Node, State, Worker
 from daemons.queen.nodes import NodeWatcher
@@ -42,6 +44,7 @@ class FleetView:
     state: State
     watchers: Mapping[str, NodeWatcher]
     book: TaskBook
+    noticed: Notices
     last_seen: dict[str, float] = field(default_factory=dict)
 
     def node_row(self, node: Node) -> NodeRow:
@@ -86,6 +89,16 @@ class FleetView:
             for row in watcher.models
         ]
 
+    def notices(self) -> list[Notice]:
+        """Our own, and those that hives told with their last sample, oldest first."""
+        theirs = [
+            notice.model_copy(update={"node": node.name})
+            for node in self.state.nodes.values()
+            if node.sample is not None
+            for notice in node.sample.notices
+        ]
+        return sorted([*self.noticed.rows(), *theirs], key=lambda notice: notice.at)
+
     def snapshot(self) -> FleetSnapshot:
         return FleetSnapshot(
             version=__version__,
@@ -101,6 +114,7 @@ class FleetView:
             queue=QueueState(
                 waiting=len(self.state.queue), running=self.state.running, limit=self.state.limits.queue_limit
             ),
+            notices=self.notices(),
         )
 
 

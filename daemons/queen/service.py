@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from daemons.contracts.errors import Code, RbeeError
@@ -13,6 +13,7 @@ from daemons.contracts.fleet import DrainRequest, ModelRow, NodeStatus
 from daemons.contracts.tasks import ENDED, TaskState
 from daemons.contracts.telemetry import HiveTelemetry
 from daemons.kit.logs import get_logger
+from daemons.kit.notices import Notices
 from daemons.kit.policy import Policy
 from daemons.queen.actions import Actions
 from daemons.queen.audience import Audience
@@ -47,6 +48,7 @@ class Parts:
     hives: Mapping[str, Hive]
     store: QueenStore
     identity: QueenIdentity
+    notices: Notices = field(default_factory=Notices)
     start_hives: bool = True
 
 
@@ -61,7 +63,7 @@ class QueenService:
         self.book = TaskBook(parts.policy.event_keep_s)
         self.audience = Audience(self.state, self.book)
         self.watchers = {name: self._watcher(name, hive) for name, hive in parts.hives.items()}
-        self.view = FleetView(parts.identity, self.state, self.watchers, self.book)
+        self.view = FleetView(parts.identity, self.state, self.watchers, self.book, parts.notices)
         self.feed = FleetFeed(self.view)
         self.metrics = Metrics(self.state)
         self.ledger = TaskLedger(self.book, parts.store, self.feed, self.metrics)

@@ -13,6 +13,7 @@ from daemons.contracts.ids import LOCAL_NODE
 from daemons.contracts.routes import Daemon, Role
 from daemons.kit.app import build_app
 from daemons.kit.auth import ADMIN_KEY, INFER_KEY, Keyring, ensure_key
+from daemons.kit.notices import Notices
 from daemons.kit.paths import Paths
 from daemons.kit.runfile import RunFile, published, run_path
 from daemons.kit.server import serve, url_of
@@ -50,12 +51,16 @@ async def run_queen(options: Options) -> None:
 async def _serve(paths: Paths, settings: Settings, keyring: Keyring, options: Options) -> None:
     async with AsyncExitStack() as stack:
         # Whoever has the database open is the queen of this home; one that loses a race ends here.
-        store = QueenStore(Store(paths.database(NAME), MIGRATIONS, paths.backups))
+        notices = Notices()
+        database = Store(
+            paths.database(NAME), MIGRATIONS, paths.backups, notices=notices, backup_s=settings.policy.backup_s
+        )
+        store = QueenStore(database)
         await store.open()
         stack.push_async_callback(store.close)
         sock = stack.enter_context(listen(NAME, settings))
         identity = QueenIdentity(time.time(), options.ephemeral, url_of(sock))
-        service = QueenService(make_parts(paths, settings, store, identity))
+        service = QueenService(make_parts(paths, settings, store, identity, notices))
         logs = QueenLogs(paths.log_file(NAME), service.watchers, service.closing)
         app = build_app(Daemon.QUEEN, queen_handlers(service, logs), keyring=lambda: keyring, policy=settings.policy)
         owner = options.owner()
@@ -78,7 +83,7 @@ async def _cancel(task: "asyncio.Task[None]") -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def make_parts(paths: Paths, settings: Settings, store: QueenStore, identity: QueenIdentity) -> Parts:
+def make_parts(paths: Paths, settings: Settings, store: QueenStore, identity: QueenIdentity, notices: Notices) -> Parts:
     """Everything a queen is made of, from its settings."""
     policy = settings.policy
     hives: dict[str, Hive] = {}
@@ -91,7 +96,7 @@ def make_parts(paths: Paths, settings: Settings, store: QueenStore, identity: Qu
         default_slots=settings.worker.slots,
         finish_loads=settings.queen.finish_loads,
     )
-    return Parts(policy=policy, limits=limits, hives=hives, store=store, identity=identity)
+    return Parts(policy=policy, limits=limits, hives=hives, store=store, identity=identity, notices=notices)
 
 
 def _hive_at(name: str, home: Path, paths: Paths, settings: Settings, identity: QueenIdentity) -> LocalHive:

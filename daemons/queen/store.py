@@ -17,7 +17,7 @@ from daemons.contracts.tasks import TaskRequest, TaskRow, TaskState
 from daemons.contracts.telemetry import HiveTelemetry
 from daemons.contracts.workers import READY_STATES
 from daemons.kit.logs import get_logger
-from daemons.kit.store import Migration, Row, Store
+from daemons.kit.store import DAY_S, Migration, Row, Store
 
 MIGRATIONS = (
     Migration(
@@ -49,7 +49,6 @@ MIGRATIONS = (
     ),
 )
 
-_DAY_S = 86_400.0
 _MINUTE_S = 60
 _JSON_COLUMNS = ("usage", "timings", "error")
 _ROW_COLUMNS = (
@@ -83,7 +82,7 @@ class QueenStore:
 
     def prune(self, now: float, history_days: float) -> None:
         """Forget what is older than `history_days`."""
-        oldest = now - history_days * _DAY_S
+        oldest = now - history_days * DAY_S
         write = self._store.write_soon
         write("DELETE FROM narration WHERE said_at < ?", (oldest,))
         write("DELETE FROM crashes WHERE crashed_at < ?", (oldest,))

@@ -234,9 +234,22 @@ async def ensure(installation: Installation, say: Listener, *, ephemeral: bool =
     address = QueenAddress(daemon.url, daemon.key, "run file")
     check_version(daemon.run.version, daemon.url)  # it has answered just now, so there is nothing else to ask it
     client = _client(address, installation, say)
-    if ephemeral and daemon.started_here:
-        return EphemeralSession(client, address, installation, daemon.run, say)
-    return QueenSession(client, address, installation)
+    session = QueenSession(client, address, installation)
+    if daemon.started_here:
+        if ephemeral:
+            session = EphemeralSession(client, address, installation, daemon.run, say)
+        await _tell_notices(session, say)
+    return session
+
+
+async def _tell_notices(session: QueenSession, say: Listener) -> None:
+    """What the queen met with when it started, such as a database that had to be restored."""
+    try:
+        snapshot = await session.get(FLEET, FleetSnapshot, tries=1)
+    except RbeeError:
+        return  # what the person asked for will tell
+    for notice in snapshot.notices:
+        say(narration(notice.text, hint=notice.hint))
 
 
 def _check_installed() -> None:

@@ -23,6 +23,7 @@ from daemons.hive.workers import Home
 from daemons.kit.app import build_app
 from daemons.kit.auth import Keyring
 from daemons.kit.client import DaemonClient, Peer
+from daemons.kit.notices import Notices
 from daemons.kit.paths import Paths
 from daemons.kit.procs import bind_listening, identify
 from daemons.kit.server import serve, url_of
@@ -144,7 +145,7 @@ async def running_hive(
     sock = bind_listening("127.0.0.1", 0)
     home = Home(paths, url_of(sock), ephemeral)
     owner = identify(owner_pid) if owner_pid else None
-    service = HiveService(make_parts(home, settings, store, clock, owner))
+    service = HiveService(make_parts(home, settings, store, clock, owner, Notices()))
     registry = service.parts.registry
 
     def keyring() -> Keyring:

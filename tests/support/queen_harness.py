@@ -78,7 +78,7 @@ async def running_queen(
     store = QueenStore(Store(folder / "queen.duckdb", MIGRATIONS, folder / "backups"))
     await store.open()
     identity = QueenIdentity(time.time())
-    parts = Parts(policy, limits or Limits(default_slots=2), dict(hives), store, identity, start_hives)
+    parts = Parts(policy, limits or Limits(default_slots=2), dict(hives), store, identity, start_hives=start_hives)
     service = QueenService(parts)
     logs = QueenLogs(folder / "queen.log", service.watchers, service.closing)
     keyring = Keyring({ADMIN_KEY: Role.ADMIN, INFER_KEY: Role.INFER, OTHER_KEY: Role.INFER})

@@ -11,6 +11,6 @@ from daemons.kit.store.database import (
     Statement,
     StoreFailed,
 )
-from daemons.kit.store.store import Store
+from daemons.kit.store.store import DAY_S, Store
 
-__all__ = ["ConstraintViolated", "Database", "Migration", "Row", "Statement", "Store", "StoreFailed"]
+__all__ = ["DAY_S", "ConstraintViolated", "Database", "Migration", "Row", "Statement", "Store", "StoreFailed"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 
 from daemons.contracts.errors import Code, RbeeError
+from daemons.kit.store.faults import StoreBroken, is_corruption
 
 KEPT_PER_REASON = 5
 _UNFINISHED = ".part"
@@ -21,24 +22,24 @@ def write_backup(connection: duckdb.DuckDBPyConnection, source: Path, folder: Pa
     """Copy the open database `source` into `folder` and drop the oldest copies made for the same reason.
 
     The file is called ``<database>-<reason>-<UTC time>-v<schema version>.duckdb`` (mode 0600) and appears whole or not
-    at all. Raises RbeeError(HOME_UNUSABLE) when it cannot be written.
+    at all. The copy reads every block, and each block has a checksum. Raises StoreBroken when `source` cannot be read
+    through, RbeeError(HOME_UNUSABLE) when the copy cannot be written.
     """
-    now = time.time()
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}"
-    target = folder / f"{source.stem}-{reason}-{stamp}-v{version}.duckdb"
+    target = folder / f"{source.stem}-{reason}-{time_stamp()}-v{version}.duckdb"
     unfinished = target.with_suffix(_UNFINISHED)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _discard(*folder.glob(f"{source.stem}-*{_UNFINISHED}*"))  # of a process that died while it copied
+        discard(*folder.glob(f"{source.stem}-*{_UNFINISHED}*"))  # of a process that died while it copied
         _copy(connection, unfinished)
         unfinished.chmod(0o600)
         os.replace(unfinished, target)
     except (duckdb.Error, OSError) as error:
-        _discard(unfinished, unfinished.with_name(unfinished.name + ".wal"))
+        discard(unfinished, unfinished.with_name(unfinished.name + ".wal"))
+        reason = str(error).splitlines()[0]
+        if is_corruption(error):
+            raise StoreBroken(f"{source} cannot be read: {reason}") from error
         raise RbeeError(
-            Code.HOME_UNUSABLE,
-            f"cannot write the backup {target}: {str(error).splitlines()[0]}",
-            details={"path": str(target)},
+            Code.HOME_UNUSABLE, f"cannot write the backup {target}: {reason}", details={"path": str(target)}
         ) from error
     for old in list_backups(source, folder, reason)[KEPT_PER_REASON:]:
         old.unlink(missing_ok=True)
@@ -49,6 +50,12 @@ def list_backups(source: Path, folder: Path, reason: str = "*") -> list[Path]:
     """Backups of the database `source`, newest first."""
     found = folder.glob(f"{source.stem}-{reason}-*-v*.duckdb")
     return sorted(found, key=lambda path: path.name.split("-")[-2], reverse=True)
+
+
+def time_stamp() -> str:
+    """UTC now as ``20261125T091400.123``: names in this form sort by time."""
+    now = time.time()
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}"
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, target: Path) -> None:
@@ -64,7 +71,8 @@ def _quoted(text: str, quote: str) -> str:
     return quote + text.replace(quote, quote * 2) + quote
 
 
-def _discard(*leftovers: Path) -> None:
+def discard(*leftovers: Path) -> None:
+    """Remove files as far as they are there and the disk allows it."""
     for leftover in leftovers:
         try:
             leftover.unlink()

@@ -14,7 +14,7 @@ import duckdb
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.kit.store.backups import write_backup
-from daemons.kit.store.faults import ConstraintViolated, StoreFailed, open_fault, statement_fault
+from daemons.kit.store.faults import ConstraintViolated, StoreBroken, StoreFailed, open_fault, statement_fault
 
 __all__ = ["ConstraintViolated", "Database", "Migration", "Row", "Statement", "StoreFailed"]
 
@@ -53,8 +53,8 @@ class Database:
     """An open database. Making one opens, backs up and migrates the file.
 
     Raises RbeeError: ALREADY_RUNNING (with the pid where it is known) when another process has it open,
-    STATE_SCHEMA_NEWER with both versions, STATE_CORRUPT when it cannot be read (the file is left as it is),
-    HOME_UNUSABLE when the folder or a backup cannot be written.
+    STATE_SCHEMA_NEWER with both versions, STATE_CORRUPT when it cannot be read from end to end (the file is left as it
+    is), HOME_UNUSABLE when the folder or a backup cannot be written.
     """
 
     def __init__(self, path: Path, migrations: Sequence[Migration], backups_dir: Path) -> None:
@@ -64,11 +64,11 @@ class Database:
         self.backups_dir = backups_dir
         self.start_backup_failure: RbeeError | None = None
         """Why the backup at start could not be made; the database is open all the same."""
-        self._connection = _connect(path)
+        self._connection = connect(path)
         try:
             self.version = self._prepare(migrations)
             self._make_private()
-        except duckdb.Error as error:
+        except (duckdb.Error, StoreBroken) as error:
             self._connection.close()
             raise open_fault(path, error) from error
         except BaseException:
@@ -99,7 +99,7 @@ class Database:
         return faults
 
     def backup(self, reason: str) -> Path:
-        """Copy the database into the backups folder. Raises RbeeError(HOME_UNUSABLE)."""
+        """Copy the database into the backups folder. Raises RbeeError(HOME_UNUSABLE), StoreBroken."""
         return write_backup(self._connection, self.path, self.backups_dir, reason, self.version)
 
     def close(self) -> None:
@@ -129,12 +129,12 @@ class Database:
     def _roll_back(self) -> None:
         try:
             self._connection.execute("ROLLBACK")
-        except duckdb.TransactionException:
-            pass  # a failed BEGIN or COMMIT leaves no transaction behind
+        except (duckdb.TransactionException, duckdb.FatalException):
+            pass  # a failed BEGIN or COMMIT leaves no transaction behind, a broken database nothing at all
 
     def _prepare(self, migrations: Sequence[Migration]) -> int:
         """Refuse a newer schema, back up what is there, bring it to the newest version, and return that."""
-        self.version = self._stored_version()
+        self.version = stored_version(self._connection)
         newest = len(migrations)
         if self.version > newest:
             raise RbeeError(
@@ -153,15 +153,11 @@ class Database:
     def _backup_at_start(self) -> None:
         try:
             self.backup("start")
+        except StoreBroken:
+            raise
         except RbeeError as error:
             # A full disk must not stop a daemon from serving; only a migration insists on its backup.
             self.start_backup_failure = error
-
-    def _stored_version(self) -> int:
-        execute = self._connection.execute
-        if not execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'schema_version'").fetchall():
-            return 0
-        return int(execute("SELECT coalesce(max(number), 0) FROM schema_version").fetchall()[0][0])
 
     def _migrate(self, step: Migration) -> None:
         stamp = Statement("INSERT INTO schema_version VALUES (?, ?, ?)", (step.number, step.name, time.time()))
@@ -180,8 +176,16 @@ class Database:
                 pass  # a checkpoint removes the WAL, and some file systems know no modes
 
 
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+def connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """A connection to the database file at `path`, made when there is none. Raises RbeeError as `Database` does."""
     try:
         return duckdb.connect(str(path), config=_CONFIG)
     except duckdb.Error as error:
         raise open_fault(path, error) from error
+
+
+def stored_version(connection: duckdb.DuckDBPyConnection) -> int:
+    """Schema version of an open database; 0 when it has none yet. Raises duckdb.Error."""
+    if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'schema_version'").fetchall():
+        return 0
+    return int(connection.execute("SELECT coalesce(max(number), 0) FROM schema_version").fetchall()[0][0])

@@ -1,6 +1,6 @@
 """What DuckDB's own exceptions mean to a person.
 
-DuckDB tells most failures to open a file apart only by their words, so the words are matched here, in one table.
+DuckDB tells most failures to open a file apart only by their words, so the words are matched here, in one place.
 """
 
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 
 from daemons.contracts.errors import Code, RbeeError
+from daemons.kit.paths import free_space
 
 _HELD_BY = re.compile(r"PID (\d+)")
 
@@ -24,6 +25,19 @@ class ConstraintViolated(StoreFailed):
     """A statement would break a constraint, such as a second row of one primary key."""
 
 
+class StoreBroken(StoreFailed):
+    """The open database is of no more use, or a part of it cannot be read: it has to be opened again."""
+
+
+_CORRUPT = (
+    "Corrupt database file",  # the checksum of a block does not fit
+    "Corrupt WAL file",
+    "not a valid DuckDB database file",
+    "Could not read",
+    "replaying WAL",
+)
+"""Words of a message that blames the bytes of a file, not the place where it lies."""
+
 # Words in DuckDB's message -> (code, what to say). The first that fits counts; none: the file cannot be read.
 _OPEN_FAULTS: tuple[tuple[str, Code, str], ...] = (
     ("Could not set lock on file", Code.ALREADY_RUNNING, "another process has {path} open"),
@@ -32,11 +46,18 @@ _OPEN_FAULTS: tuple[tuple[str, Code, str], ...] = (
     ("Read-only file system", Code.HOME_UNUSABLE, "cannot open {path}: the file system is read-only"),
     ("No such file or directory", Code.HOME_UNUSABLE, "cannot open {path}: its folder does not exist"),
     ("Is a directory", Code.HOME_UNUSABLE, "cannot open {path}: it is a folder"),
-    ("No space left on device", Code.HOME_UNUSABLE, "cannot open {path}: no space left on the device"),
+    ("No space left on device", Code.HOME_UNUSABLE, "cannot open {path}: no space left on the device, {free}"),
+    ("Cannot open file", Code.HOME_UNUSABLE, "cannot open {path}: {reason}"),
+    ("Out of Memory", Code.HOME_UNUSABLE, "cannot open {path}: {reason}"),
 )
 
 
-def open_fault(path: Path, error: duckdb.Error) -> RbeeError:
+def is_corruption(error: Exception) -> bool:
+    """Whether DuckDB says that bytes of a file are not what was written."""
+    return isinstance(error, duckdb.Error) and any(words in str(error) for words in _CORRUPT)
+
+
+def open_fault(path: Path, error: Exception) -> RbeeError:
     """The failure to open a database file, as a person can act on it."""
     text = str(error)
     reason = text.splitlines()[0]
@@ -44,22 +65,31 @@ def open_fault(path: Path, error: duckdb.Error) -> RbeeError:
     for words, code, sentence in _OPEN_FAULTS:
         if words not in text:
             continue
-        message = sentence.format(path=path, reason=reason)
+        message = sentence.format(path=path, reason=reason, free=free_space(path))
         holder = _HELD_BY.search(text)
         if code is Code.ALREADY_RUNNING and holder:
             details["pid"] = int(holder[1])
             message += f" (pid {holder[1]})"
         return RbeeError(code, message, details=details)
+    return corrupt(path, reason)
+
+
+def corrupt(path: Path, reason: str) -> RbeeError:
+    """A database file that cannot be read."""
     return RbeeError(
         Code.STATE_CORRUPT,
         f"the database {path} cannot be read: {reason}",
-        details=details,
-        hint=f"ls {path.parent / 'backups'}",
+        details={"path": str(path), "reason": reason},
+        hint=f"ls -l {path.parent / 'backups'}",
     )
 
 
 def statement_fault(sql: str, error: Exception) -> StoreFailed:
     """The failure of one statement. Parameters are left out of it: they may be private."""
-    kind = ConstraintViolated if isinstance(error, duckdb.ConstraintException) else StoreFailed
+    kind = StoreFailed
+    if isinstance(error, duckdb.ConstraintException):
+        kind = ConstraintViolated
+    elif isinstance(error, duckdb.FatalException) or is_corruption(error):
+        kind = StoreBroken
     reason = (str(error) or type(error).__name__).splitlines()[0]
     return kind(f"{reason} (in: {' '.join(sql.split())[:120]})")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from daemons.contracts.fleet import FleetSnapshot
+from daemons.contracts.notices import Notice
 from daemons.contracts.tasks import ENDED
 from rbee_tui.cli.call import Call, command_options
 from rbee_tui.cli.columns import DEVICE_COLUMNS, NODE_COLUMNS, PS_COLUMNS, TASK_COLUMNS
@@ -94,6 +95,15 @@ def _show(call: Call, snapshot: FleetSnapshot) -> None:
     for node in snapshot.nodes:
         if node.problem:
             screen.say(f"node {node.name}: {node.problem}")
+    for notice in snapshot.notices:
+        screen.say(notice_sentence(notice, time.time()))
+
+
+def notice_sentence(notice: Notice, now: float) -> str:
+    """``4m12s ago: the database … was gone: restored from … (see: ls -l …)``."""
+    where = f"node {notice.node}: " if notice.node else ""
+    hint = f" (see: {notice.hint})" if notice.hint else ""
+    return f"{age(notice.at, now)} ago: {where}{notice.text}{hint}"
 
 
 def _section(screen: Screen, rows: Sequence[RowT], columns: Sequence[Column[RowT]]) -> None:

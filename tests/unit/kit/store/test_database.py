@@ -16,7 +16,7 @@ from daemons.contracts.errors import Code, RbeeError
 from daemons.kit.store import ConstraintViolated, Database, Migration, Statement, StoreFailed
 from daemons.kit.store.backups import KEPT_PER_REASON, list_backups
 from tests.support.held_database import held_by_another_process, opened_by_another_process
-from tests.unit.kit.store.conftest import BROKEN, NODES, PLACES
+from tests.unit.kit.store.conftest import BROKEN, NODES, PLACES, TEXTS, with_a_damaged_block
 
 
 def insert(name: str, cores: int = 1) -> Statement:
@@ -148,6 +148,15 @@ def test_a_migration_without_a_backup_does_not_happen(path: Path) -> None:
     database.close()
 
 
+def test_a_damaged_block_behind_a_sound_header_is_found_at_start(path: Path) -> None:
+    """Nothing but reading it through finds it: DuckDB opens such a file, and takes writes into it."""
+    with_a_damaged_block(path)
+    error = refusal(path, TEXTS)
+    assert error.code is Code.STATE_CORRUPT
+    assert "checksum" in error.message
+    assert list_backups(path, path.parent / "backups", "start") == []
+
+
 def test_a_failed_backup_at_start_is_told_and_stops_nothing(path: Path) -> None:
     filled(path, "a")
     (path.parent / "backups").write_text("a file where the folder should be")
@@ -226,7 +235,7 @@ def test_a_corrupt_file_is_named_and_left_as_it_is(path: Path, damage: str) -> N
     error = refusal(path)
     assert error.code is Code.STATE_CORRUPT
     assert str(path) in error.message
-    assert error.hint == f"ls {path.parent / 'backups'}"
+    assert error.hint == f"ls -l {path.parent / 'backups'}"
     assert victim.read_bytes() == raw
 
 
