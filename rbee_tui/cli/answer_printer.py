@@ -3,7 +3,7 @@
 from daemons.contracts.events import Narration, Progress, Token
 from daemons.contracts.inference import FinishReason, Usage
 from rbee_tui.cli.screen import Screen
-from rbee_tui.keeper.infer import Answer, AnswerEvent
+from rbee_tui.keeper.infer import PARTIAL_FILE, Answer, AnswerEvent
 
 WHEN_FULL = "more: --ctx N, which starts a new worker"
 
@@ -12,13 +12,16 @@ class AnswerPrinter:
     """Call it with each event. With --json nothing is printed until `finish`.
 
     `terse` leaves out the sentences of others unless figures are wanted, too: a conversation is read, not watched.
+    `kept` says where the text of an answer is that was cancelled.
     """
 
     def __init__(self, screen: Screen, *, terse: bool = False) -> None:
         self._screen = screen
         self._terse = terse and not screen.verbose
         self._parts: list[str] = []
+        self._loading = False
         self.tokens = 0
+        self.kept = ""
 
     @property
     def text(self) -> str:
@@ -26,10 +29,18 @@ class AnswerPrinter:
         return "".join(self._parts)
 
     def cancelled(self) -> str:
-        """``cancelled after 3 tokens``."""
-        return f"cancelled after {self.tokens} {'token' if self.tokens == 1 else 'tokens'}"
+        """How far it was when Ctrl+C came: ``cancelled after 3 tokens``, or what it waited for."""
+        if self.tokens:
+            return f"cancelled after {self.tokens} {'token' if self.tokens == 1 else 'tokens'}"
+        if self._loading:
+            return "cancelled while the model was being loaded; `rbee ps` shows whether that goes on"
+        return "cancelled before the first token"
 
     def __call__(self, event: AnswerEvent) -> None:
+        if isinstance(event, Narration) and PARTIAL_FILE in event.fields:
+            self.kept = event.text  # the last thing that happens; said together with why
+            return
+        self._loading = isinstance(event, Progress) and event.stage == "loading" and event.done < event.total
         if isinstance(event, Token):
             self._parts.append(event.token)
             self.tokens = max(self.tokens, event.index) + 1  # some tokens have no text of their own

@@ -26,6 +26,12 @@ TASK_ID_HEADER = "X-Task-Id"
 CANCEL_LIMIT_S = 2.0
 """A cancel is told to the queen within this, or left to the closed connection, which cancels as well."""
 
+PARTIAL_FILE = "partial_file"
+"""Name of the detail, or of the narration's field, that holds the file with the text so far."""
+
+_SHORTEST_S = 0.001
+"""A request cannot have a shorter time limit."""
+
 _BUSY = frozenset({Code.QUEUE_FULL, Code.ALL_SLOTS_BUSY})
 _FORMS: Mapping[str, type[Narration] | type[Progress] | type[Token]] = {
     EventType.NARRATION: Narration,
@@ -88,9 +94,10 @@ def _check_encodable(prompt: str) -> None:
 async def run_task(session: QueenSession, request: TaskRequest, on_event: OnEvent, *, partials: Path) -> Answer:
     """Have the queen answer `request`.
 
-    A full queue is tried again as the policy says (Retry-After wins), each wait narrated. When the caller is cancelled,
-    or `on_event` raises, the queen is told to cancel. Raises RbeeError; when text had come by then it is in
-    ``details["partial_file"]``, below `partials`.
+    A full queue is tried again as the policy says (Retry-After wins), each wait narrated; all tries together have the
+    request's time limit. When the caller is cancelled, or `on_event` raises, the queen is told to cancel. Text of an
+    answer that was cut off is kept in a file below `partials`: a failure names it in ``details["partial_file"]``, for
+    a cancelled caller a narration does. Raises RbeeError.
     """
     started = time.monotonic()
     waits = session.policy.busy_retry.waits(session.policy.jitter)
@@ -98,19 +105,51 @@ async def run_task(session: QueenSession, request: TaskRequest, on_event: OnEven
     while True:
         reading = _Reading()
         try:
-            done = await _read_answer(session, request, reading, on_event)
+            within = _rest_of(request, time.monotonic() - started) if retries else request
+            done = await _read_in_time(session, within, reading, on_event)
             return _answer_of(reading, done, started)
         except RbeeError as error:
             wait = next(waits, None) if error.code in _BUSY and not reading.parts else None
             if wait is None:
                 raise await _final(error, reading, request, retries, partials) from error
             wait = error.retry_after if error.retry_after is not None else wait
+            if request.timeout_s is not None and time.monotonic() + wait - started >= request.timeout_s:
+                raise _too_late(request.timeout_s, f"{error.message}, and the next try would come later") from error
             retries += 1
             on_event(_retry_sentence(error, retries, session.policy.busy_tries, wait))
+        except asyncio.CancelledError:
+            await _cancel(session, reading.task_id)
+            await _tell_kept(reading, on_event, partials)
+            raise
         except BaseException:
             await _cancel(session, reading.task_id)
             raise
         await asyncio.sleep(wait)
+
+
+def _rest_of(request: TaskRequest, spent_s: float) -> TaskRequest:
+    """The same request with what earlier tries left of its time."""
+    if request.timeout_s is None:
+        return request
+    return request.model_copy(update={"timeout_s": max(request.timeout_s - spent_s, _SHORTEST_S)})
+
+
+def _too_late(limit_s: float, why: str) -> RbeeError:
+    return RbeeError(
+        Code.DEADLINE_EXCEEDED, f"not answered within {limit_s:g} s: {why}", details={"timeout_s": limit_s}
+    )
+
+
+async def _read_in_time(session: QueenSession, request: TaskRequest, reading: _Reading, on_event: OnEvent) -> Done:
+    """The queen keeps the time limit; one that says nothing of it is given up a little later."""
+    limit_s = request.timeout_s
+    try:
+        async with asyncio.timeout(None if limit_s is None else limit_s + session.policy.http_timeout_s):
+            return await _read_answer(session, request, reading, on_event)
+    except TimeoutError:
+        assert limit_s is not None
+        await _cancel(session, reading.task_id)
+        raise _too_late(limit_s, f"{session.name} at {session.address.url} does not say what became of it") from None
 
 
 async def _read_answer(session: QueenSession, request: TaskRequest, reading: _Reading, on_event: OnEvent) -> Done:
@@ -121,11 +160,29 @@ async def _read_answer(session: QueenSession, request: TaskRequest, reading: _Re
     # The queen's pings count as bytes, so this much silence means that the queen is gone, not that a queue is long.
     silence_s = max(policy.inference_stall_s, 3 * policy.ping_s)
     async with session.stream(TASK_CREATE, body=request, silence_s=silence_s, on_headers=on_headers) as events:
-        return await _read_events(events, session.name, reading, on_event)
+        return await _read_events(_while_queen_lives(events, session, silence_s), reading, on_event)
 
 
-async def _read_events(events: AsyncIterator[Event], name: str, reading: _Reading, on_event: OnEvent) -> Done:
-    async for event in until_end(events, name):
+async def _while_queen_lives(
+    events: AsyncIterator[Event], session: QueenSession, silence_s: float
+) -> AsyncIterator[Event]:
+    """Events up to the end. Raises RbeeError(QUEEN_UNREACHABLE): whoever breaks this stream is the queen itself."""
+    queen = f"{session.name} at {session.address.url}"
+    try:
+        async for event in until_end(events, session.name):
+            yield event
+    except RbeeError as error:
+        if error.code is Code.INFERENCE_STALLED:
+            what = f"{queen} has sent nothing for {silence_s:g} s, not even a sign of life"
+        elif error.code is Code.UPSTREAM_LOST:
+            what = f"{queen} was lost before the answer was complete"
+        else:
+            raise
+        raise RbeeError(Code.QUEEN_UNREACHABLE, what, details={"cause": error.message}) from error
+
+
+async def _read_events(events: AsyncIterator[Event], reading: _Reading, on_event: OnEvent) -> Done:
+    async for event in events:
         if event.type == EventType.DONE:
             return _completed(read_event(event, Done), reading)
         if failure := error_in(event):
@@ -179,15 +236,25 @@ async def _final(error: RbeeError, reading: _Reading, request: TaskRequest, retr
         message += f" (after {retries} {'retry' if retries == 1 else 'retries'})"
         details["retries"] = retries
     if reading.parts:
-        details |= {"tokens": reading.tokens, "max_tokens": request.max_tokens}
-        so_far = f"the text so far ({reading.tokens} of at most {request.max_tokens} tokens)"
-        try:
-            path = await asyncio.to_thread(save_partial, partials, reading.task_id, reading.text)
-        except (OSError, ValueError) as problem:
-            message += f"; {so_far} could not be saved: {problem}"
-        else:
-            details["partial_file"] = str(path)
-            message += f"; {so_far} is in {path}"
+        figures = f" ({reading.tokens} of at most {request.max_tokens} tokens)"
+        kept, where = await _keep(reading, partials, "" if "tokens_done" in details else figures)
+        message += f"; {kept}"
+        details |= {"tokens": reading.tokens, "max_tokens": request.max_tokens, **where}
     final = RbeeError(error.code, message, details=details, hint=error.hint)
     final.request_id = error.request_id
     return final
+
+
+async def _keep(reading: _Reading, partials: Path, figures: str = "") -> tuple[str, Mapping[str, str]]:
+    """Save the text so far; the sentence that says where it is, or why it is nowhere, and the file as a field."""
+    try:
+        path = await asyncio.to_thread(save_partial, partials, reading.task_id, reading.text)
+    except (OSError, ValueError) as problem:
+        return f"the text so far{figures} could not be saved: {problem}", {}
+    return f"the text so far{figures} is in {path}", {PARTIAL_FILE: str(path)}
+
+
+async def _tell_kept(reading: _Reading, on_event: OnEvent, partials: Path) -> None:
+    if reading.parts:
+        kept, where = await _keep(reading, partials)
+        on_event(Narration(actor=ACTOR, text=kept, fields=where))

@@ -60,7 +60,7 @@ def infer(
         call.run(_answer(call, call.installation(), request, printer, ephemeral=ephemeral))
     except KeyboardInterrupt:
         call.screen.interrupted()
-        call.screen.say(printer.cancelled())
+        call.screen.say("; ".join(filter(None, (printer.cancelled(), printer.kept))))
         raise click.exceptions.Exit(Exit.INTERRUPTED) from None
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from daemons.contracts.events import EventType, Narration, Token
+from daemons.contracts.events import EventType, Narration, Progress, Token
 from daemons.contracts.fleet import LogLine
 from tests.support.fake_queen import KEY, TASK_ID, FakeQueen, Step, answer_of, done, running_queen, worker_row
 
@@ -59,6 +59,15 @@ def start(environ: Mapping[str, str], *args: str) -> subprocess.Popen[bytes]:
     )
 
 
+LOADING = Progress(stage="loading", done=30.0, total=100.0, unit="percent")
+
+
+def cancelled_after_one(environ: Mapping[str, str]) -> bytes:
+    """What is said of an answer that Ctrl+C cut off after its first token."""
+    file = f"{environ['RBEE_HOME']}/partial/{TASK_ID}.txt"
+    return f"[keeper] cancelled after 1 token; the text so far is in {file}\n".encode()
+
+
 class TestCtrlC:
     """Exit code 130, the queen hears of it, and nothing is printed but what a person wants to see."""
 
@@ -74,7 +83,32 @@ class TestCtrlC:
         assert fake.closed_early.wait(2)
         assert f"DELETE /v2/tasks/{TASK_ID}" in [path for path, _ in fake.seen]
         assert b"Traceback" not in err
-        assert err.endswith(b"[keeper] cancelled after 1 token\n")
+        assert err.endswith(cancelled_after_one(process_environ))
+        kept = Path(process_environ["RBEE_HOME"]) / "partial" / f"{TASK_ID}.txt"
+        assert kept.read_text(encoding="utf-8") == "Once "
+
+    def test_what_json_would_have_held_is_in_the_file(
+        self, fake: FakeQueen, process_environ: Mapping[str, str]
+    ) -> None:
+        fake.answers = [[token("Once ", 0), (EventType.PROGRESS, LOADING), threading.Event(), done(1)]]
+        with start(process_environ, "infer", "--json", "-m", "demo", "Hi") as process:
+            assert process.stderr is not None
+            assert b"loading" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=LIMIT_S)
+        assert (process.returncode, out) == (130, b"")
+        assert err.endswith(cancelled_after_one(process_environ))
+
+    def test_while_the_model_is_loaded_it_says_so(self, fake: FakeQueen, process_environ: Mapping[str, str]) -> None:
+        fake.answers = [[(EventType.PROGRESS, LOADING), threading.Event(), done(1)]]
+        with start(process_environ, "infer", "-m", "demo", "Hi") as process:
+            assert process.stderr is not None
+            assert b"loading" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 130
+        assert err == b"[keeper] cancelled while the model was being loaded; `rbee ps` shows whether that goes on\n"
+        assert not (Path(process_environ["RBEE_HOME"]) / "partial").exists()
 
     def test_what_came_is_on_a_line_of_its_own_in_a_file_for_both(
         self, fake: FakeQueen, process_environ: Mapping[str, str], tmp_path: Path
@@ -94,7 +128,7 @@ class TestCtrlC:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         assert process.wait(LIMIT_S) == 130
-        assert file.read_bytes() == b"Once \n[keeper] cancelled after 1 token\n"
+        assert file.read_bytes() == b"Once \n" + cancelled_after_one(process_environ)
 
     def test_it_is_130_though_the_reader_of_the_answer_went_first(
         self, fake: FakeQueen, process_environ: Mapping[str, str]
@@ -107,7 +141,7 @@ class TestCtrlC:
             process.stdout.close()
             process.send_signal(signal.SIGINT)
             assert process.wait(LIMIT_S) == 130
-            assert process.stderr.read() == b"[keeper] cancelled after 1 token\n"
+            assert process.stderr.read() == cancelled_after_one(process_environ)
 
     def test_following_logs_ends(self, fake: FakeQueen, process_environ: Mapping[str, str]) -> None:
         fake.lines = [LogLine(node="local", source="queen", at=1.0, level="info", text=f"line {n}") for n in range(2)]
@@ -318,7 +352,7 @@ class TestChatAtATerminal:
             screen.until(b"[queen] placing\r\n")
             os.write(terminal, b"\x03")
             shown = screen.until(b"\r\n> ")
-            assert shown == b"^C\r\n[keeper] cancelled after 0 tokens; the question is dropped\r\n> "
+            assert shown == b"^C\r\n[keeper] cancelled before the first token; the question is dropped\r\n> "
             os.write(terminal, b"Again\r")
             screen.until(b"Sure.")
         assert [message.text for message in fake.requests[1].messages or []] == ["Again"]

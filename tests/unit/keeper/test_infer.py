@@ -171,6 +171,39 @@ class TestFullQueue:
         assert 0.25 <= time.monotonic() - began < 10
         assert "again in 0.2 s" in told.sentences[0]
 
+    async def test_all_tries_together_have_the_time_limit(
+        self, installed: Installation, queen: FakeQueen, told: Told
+    ) -> None:
+        queen.answers = [self.full(0.3), answer_of("ok")]
+        await ask(installed, told, REQUEST.model_copy(update={"timeout_s": 20.0}))
+        first, second = [request.timeout_s for request in queen.requests]
+        assert first == 20.0
+        assert second is not None
+        assert 15.0 < second <= 19.7
+
+    async def test_a_try_beyond_the_time_limit_is_not_waited_for(
+        self, installed: Installation, queen: FakeQueen, told: Told
+    ) -> None:
+        queen.answers = [self.full(30.0)]
+        with pytest.raises(RbeeError, match=r"not answered within 5 s: 100 tasks wait, 100 may, and") as raised:
+            await ask(installed, told, REQUEST.model_copy(update={"timeout_s": 5.0}))
+        assert raised.value.code is Code.DEADLINE_EXCEEDED
+        assert len(queen.requests) == 1
+
+    async def test_a_queen_that_says_nothing_of_the_time_limit_is_given_up_a_little_later(
+        self, environ: dict[str, str], queen: FakeQueen, told: Told
+    ) -> None:
+        hasty = {**environ, "RBEE_QUEEN_KEY": KEY, "RBEE_POLICY_HTTP_TIMEOUT_S": "0.4"}
+        queen.answers = [[token("Once", 0), threading.Event()]]
+        with pytest.raises(RbeeError, match=r"not answered within 0\.1 s: the queen at .*; the text so far") as raised:
+            await ask(
+                open_installation(queen_url=queen.url, environ=hasty),
+                told,
+                REQUEST.model_copy(update={"timeout_s": 0.1}),
+            )
+        assert raised.value.code is Code.DEADLINE_EXCEEDED
+        assert queen.cancelled.is_set()
+
     async def test_a_full_queue_may_also_be_told_in_the_stream(
         self, installed: Installation, queen: FakeQueen, told: Told
     ) -> None:
@@ -206,13 +239,37 @@ class TestCutStreams:
         assert str(path) in error.message
         assert await asyncio.to_thread(path.read_text) == "Once upon"
 
-    async def test_a_stream_without_an_end_is_a_loss(
+    async def test_a_stream_without_an_end_is_the_queens_own_end(
         self, installed: Installation, queen: FakeQueen, told: Told
     ) -> None:
         queen.answers = [[token("Once", 0), None]]
-        with pytest.raises(RbeeError, match="closed without its end event; the text so far .1 of") as raised:
+        with pytest.raises(
+            RbeeError, match=r"the queen at http\S+ was lost before .*; the text so far .1 of"
+        ) as raised:
             await ask(installed, told)
-        assert (raised.value.code, raised.value.request_id) == (Code.UPSTREAM_LOST, installed.request_id)
+        assert (raised.value.code, raised.value.hint) == (Code.QUEEN_UNREACHABLE, "rbee queen status")
+        assert "closed without its end event" in raised.value.details["cause"]
+
+    async def test_a_queen_that_gives_no_sign_of_life_is_given_up(
+        self, environ: dict[str, str], queen: FakeQueen, told: Told
+    ) -> None:
+        hasty = {
+            **environ, "RBEE_QUEEN_KEY": KEY, "RBEE_POLICY_INFERENCE_STALL_S": "0.2", "RBEE_POLICY_PING_S": "0.05",
+        }  # fmt: skip
+        queen.answers = [[token("Once", 0), threading.Event()]]
+        with pytest.raises(
+            RbeeError, match=r"has sent nothing for 0\.2 s, not even a sign of life; the text"
+        ) as raised:
+            await ask(open_installation(queen_url=queen.url, environ=hasty), told)
+        assert raised.value.code is Code.QUEEN_UNREACHABLE
+
+    async def test_a_failure_that_tells_how_far_it_was_is_not_told_again_how_far(
+        self, installed: Installation, queen: FakeQueen, told: Told
+    ) -> None:
+        late = RbeeError(Code.DEADLINE_EXCEEDED, "1 of 9 tokens had come", details={"tokens_done": 1}).as_dict()
+        queen.answers = [[token("Once", 0), (EventType.ERROR, late)]]
+        with pytest.raises(RbeeError, match=r"^1 of 9 tokens had come; the text so far is in /"):
+            await ask(installed, told)
 
     async def test_without_text_there_is_no_file(self, installed: Installation, queen: FakeQueen, told: Told) -> None:
         queen.answers = [[failure(Code.WORKER_CRASHED, "early")]]
@@ -241,8 +298,10 @@ class TestCancelling:
         queen.tasks = [task_row()]
         queen.answers = [[token("Once", 0), threading.Event(), done(1)]]
         came = asyncio.Event()
+        told: list[AnswerEvent] = []
 
         def on_event(event: AnswerEvent) -> None:
+            told.append(event)
             came.set()
 
         async with await connect(installed, Heard()) as session:
@@ -256,6 +315,9 @@ class TestCancelling:
         assert await asyncio.to_thread(queen.cancelled.wait, 2)
         assert await asyncio.to_thread(queen.closed_early.wait, 2)
         assert (f"DELETE /v2/tasks/{TASK_ID}", installed.request_id) in queen.seen
+        kept = told[-1]
+        assert isinstance(kept, Narration)
+        assert await asyncio.to_thread(Path(kept.fields["partial_file"]).read_text) == "Once"
 
     async def test_an_output_that_cannot_be_written_cancels_too(
         self, installed: Installation, queen: FakeQueen

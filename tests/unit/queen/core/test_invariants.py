@@ -13,6 +13,7 @@ from daemons.contracts.workers import HiveWorker, WorkerState
 from daemons.queen.core.decide import decide
 from daemons.queen.core.effects import EndTask, EnsureNode, EvictWorker, SpawnWorker, StartRelay, StopRelay
 from daemons.queen.core.events import (
+    DrainBegun,
     Event,
     LoadFailed,
     NodeChanged,
@@ -27,6 +28,7 @@ from daemons.queen.core.events import (
     WorkerLoaded,
 )
 from daemons.queen.core.placement import satisfies
+from daemons.queen.core.state import LoadStage
 from tests.support.queen_core import empty_state, no_memory, sample, submitted, worker_row
 
 MODELS = ["demo", "file:///big.gguf"]
@@ -56,10 +58,10 @@ class FakeNode:
 class QueenMachine(RuleBasedStateMachine):
     """Random events against `decide`; the rules answer effects as hives and workers might."""
 
-    @initialize(limit=st.integers(0, 4), nodes=st.integers(1, 2), slots=st.integers(1, 3))
-    def begin(self, limit: int, nodes: int, slots: int) -> None:
+    @initialize(limit=st.integers(0, 4), nodes=st.integers(1, 2), slots=st.integers(1, 3), finish=st.booleans())
+    def begin(self, limit: int, nodes: int, slots: int, finish: bool) -> None:
         names = ["a", "b"][:nodes]
-        self.state = empty_state(*names, queue_limit=limit, default_slots=slots)
+        self.state = empty_state(*names, queue_limit=limit, default_slots=slots, finish_loads=finish)
         self.nodes = {name: FakeNode() for name in names}
         self.relaying: dict[str, str] = {}
         self.stopping: set[str] = set()
@@ -98,13 +100,27 @@ class QueenMachine(RuleBasedStateMachine):
         waiting = [self.state.tasks[task_id] for task_id in self.state.queue]
         assert not any(t.priority is Priority.INTERACTIVE and t.spec == task.spec for t in waiting)
 
-    @rule(model=st.sampled_from(MODELS), priority=st.sampled_from(Priority), start=st.booleans(), pick=st.booleans())
-    def submit(self, model: str, priority: Priority, start: bool, pick: bool) -> None:
+    @rule(
+        model=st.sampled_from(MODELS),
+        priority=st.sampled_from(Priority),
+        start=st.booleans(),
+        pick=st.booleans(),
+        detached=st.booleans(),
+    )
+    def submit(self, model: str, priority: Priority, start: bool, pick: bool, detached: bool) -> None:
         task_id = f"t{len(self.submitted_ids)}"
         self.submitted_ids.append(task_id)
         node = next(iter(self.nodes)) if pick else None
-        self.happen(submitted(task_id, self.now, model, priority=priority, start_only=start and pick, node=node))
+        kind = {"start_only": start and pick, "detached": detached and not (start and pick)}
+        self.happen(submitted(task_id, self.now, model, priority=priority, node=node, **kind))
         assert task_id in self.ended or task_id in self.state.tasks
+        assert not self.state.draining or task_id in self.ended
+
+    @precondition(lambda self: len(self.submitted_ids) > 8 and not self.state.draining)
+    @rule()
+    def drain(self) -> None:
+        self.happen(DrainBegun(self.now))
+        assert all(task.parked or task.state is TaskState.RUNNING for task in self.state.tasks.values())
 
     @precondition(lambda self: self.state.tasks)
     @rule(data=st.data())
@@ -208,8 +224,10 @@ class QueenMachine(RuleBasedStateMachine):
         placing = {task_id for load in self.state.loads.values() for task_id in load.waiters}
         running = {t.id for t in self.state.tasks.values() if t.state is TaskState.RUNNING}
         assert running == set(self.relaying)
-        assert len(waiting) + len(placing) + len(running) == len(waiting | placing | running)
-        assert waiting | placing | running == set(self.state.tasks)
+        parked = {t.id for t in self.state.tasks.values() if t.parked}
+        assert not parked or self.state.draining
+        assert len(waiting) + len(placing) + len(running) + len(parked) == len(waiting | placing | running | parked)
+        assert waiting | placing | running | parked == set(self.state.tasks)
         assert set(self.state.tasks) | set(self.ended) == set(self.submitted_ids)
         assert not set(self.state.tasks) & set(self.ended)
 
@@ -231,18 +249,23 @@ class QueenMachine(RuleBasedStateMachine):
                 for worker in self.state.workers.values()
             )
 
+    @invariant()
+    def loads_have_waiters_where_they_are_not_to_be_finished(self) -> None:
+        if not self.state.limits.finish_loads:
+            assert all(load.waiters or load.stage is LoadStage.SPAWNING for load in self.state.loads.values())
+
     def teardown(self) -> None:
         """With every node willing, everything that is left ends, and nothing is held any more."""
         if not hasattr(self, "state"):
             return
         for _ in range(200):
-            if not self.state.tasks:
+            if self.state.idle:
                 break
             self.now += 1.0
             self.run_world_once()
-        assert self.state.tasks == {}
+        assert self.state.idle
         assert len(self.state.queue) == 0
-        assert set(self.ended) == set(self.submitted_ids)
+        assert set(self.ended) | set(self.state.tasks) == set(self.submitted_ids)
         assert not any(worker.leases for worker in self.state.workers.values())
 
     def run_world_once(self) -> None:
