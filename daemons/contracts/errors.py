@@ -69,6 +69,7 @@ class Code(StrEnum):
     UPSTREAM_LOST = "UPSTREAM_LOST"
     WORKER_START_FAILED = "WORKER_START_FAILED"
     WORKER_CRASHED = "WORKER_CRASHED"
+    WORKER_CRASH_LOOP = "WORKER_CRASH_LOOP"
     LOADING_TIMEOUT = "LOADING_TIMEOUT"
     INFERENCE_STALLED = "INFERENCE_STALLED"
     # 503: come back later
@@ -158,6 +159,9 @@ ERROR_TABLE: Mapping[Code, ErrorSpec] = {
     Code.UPSTREAM_LOST: ErrorSpec(502, True, "a stream closed without its end event", _LOGS),
     Code.WORKER_START_FAILED: ErrorSpec(502, False, "the worker ended before its model was loaded", _LOGS),
     Code.WORKER_CRASHED: ErrorSpec(502, True, "the worker died while it was working", _LOGS),
+    Code.WORKER_CRASH_LOOP: ErrorSpec(
+        502, False, "the model crashed too often there and is not started again", "rbee workers list"
+    ),
     Code.LOADING_TIMEOUT: ErrorSpec(502, False, "the model was not loaded in time", _LOGS),
     Code.INFERENCE_STALLED: ErrorSpec(502, True, "no token came for the stall limit", _LOGS),
     Code.QUEUE_FULL: ErrorSpec(503, True, "the queue is full or off", "rbee status"),
@@ -174,7 +178,7 @@ ERROR_TABLE: Mapping[Code, ErrorSpec] = {
     Code.CORES_INSUFFICIENT: ErrorSpec(
         507, True, "all cores of the device are handed out to workers", "rbee workers list"
     ),
-    Code.WORKER_OOM: ErrorSpec(507, False, "the worker ran out of memory while loading", "rbee devices"),
+    Code.WORKER_OOM: ErrorSpec(507, False, "the worker ran out of memory", "rbee devices"),
 }
 
 

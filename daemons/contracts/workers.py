@@ -22,8 +22,13 @@ class Backend(StrEnum):
 
 
 class WorkerState(StrEnum):
-    """Life of a worker: loading -> idle <-> busy -> draining -> gone; or unhealthy, or failed."""
+    """Life of a worker: loading -> idle <-> busy -> draining -> gone; or unhealthy, or failed.
 
+    Two rows have no process (pid 0): `restarting`, one that comes in the place of one that crashed, and `failed` where
+    so many crashed that none comes until a person has shut that row down.
+    """
+
+    RESTARTING = "restarting"
     LOADING = "loading"
     IDLE = "idle"
     BUSY = "busy"
@@ -81,7 +86,13 @@ class WorkerRow(Answer):
     last_active_at: float = Field(default=0.0, description="unix seconds; the idle limit counts from here")
     idle_limit_s: float = Field(default=300.0, description="-1 is pinned")
     tokens_per_second: float = 0.0
-    restarts: int = 0
+    restarts: int = Field(default=0, description="crashes of this model on this device within the window that counts")
+    starts_at: float = Field(default=0.0, description="unix seconds; when a restarting worker is started")
+    problem: str = Field(default="", description="what happened, of a row without a process")
+
+    @property
+    def has_process(self) -> bool:
+        return self.pid > 0
 
 
 class HiveWorker(WorkerRow):
@@ -219,6 +230,10 @@ class Ready(Answer):
     state: WorkerState
     model_loaded: bool = False
     progress_url: str | None = None
+
+
+LAST_WORDS = "ended in order"
+"""A worker's last log line when nothing was wrong: of one that is not its child the hive learns no exit code."""
 
 
 class WorkerSettings(Request):

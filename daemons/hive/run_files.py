@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from daemons.contracts.workers import HiveWorker
+from daemons.contracts.workers import HiveWorker, SpawnRequest
 from daemons.kit.logs import get_logger
 from daemons.kit.procs import ProcessIdentity
 
 
 class WorkerFile(BaseModel):
-    """A worker as it was started."""
+    """A worker as it was started. `request` is None in a file of a hive that did not keep it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -23,6 +23,20 @@ class WorkerFile(BaseModel):
     url: str
     worker: HiveWorker
     load_limit_s: float
+    request: SpawnRequest | None = None
+
+    @property
+    def spawn_request(self) -> SpawnRequest:
+        """What makes such a worker again."""
+        row = self.worker
+        return self.request or SpawnRequest(
+            model_ref=row.model_ref,
+            backend=row.backend,
+            device=row.device,
+            ctx=row.ctx,
+            slots=row.slots_total,
+            keep_alive_s=row.idle_limit_s,
+        )
 
 
 class WorkerFiles:

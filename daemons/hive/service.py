@@ -27,7 +27,7 @@ from daemons.hive.metrics import Metrics
 from daemons.hive.store import HiveStore
 from daemons.hive.telemetry import Broadcast
 from daemons.hive.worker_logs import prune, remove
-from daemons.hive.workers import WorkerProcesses
+from daemons.hive.workers import WorkerProcesses, ended
 from daemons.kit.auth import new_key
 from daemons.kit.logs import get_logger
 from daemons.kit.narration import Narrator
@@ -43,6 +43,8 @@ EXIT_WAIT_S = 4.0
 """How long a question for the exit of a worker that still has a process is kept waiting."""
 
 _LAST_EFFECTS_S = 5.0
+_CLOCKS_DIFFER_S = 0.002
+"""A timer of the event loop may ring that much early by our clock."""
 _KILL_MARGIN_S = 15.0
 
 
@@ -108,7 +110,7 @@ class HiveService:
             ev.Watch: _Performer(
                 lambda effect: self.parts.workers.watch(effect.worker_id),
                 lambda _: None,
-                lambda effect, error: ev.ProcessEnded(now(), effect.worker_id, ProcessEnd(None, error.message)),
+                lambda effect, error: ended(now(), effect.worker_id, ProcessEnd(None, error.message)),
             ),
             ev.AskStats: _Performer(
                 lambda effect: self.parts.workers.ask_stats(effect.worker_id),
@@ -120,6 +122,7 @@ class HiveService:
                 lambda effect: effect.drain_s + policy.term_s + _KILL_MARGIN_S,
                 lambda _effect, _error: None,
             ),
+            ev.WakeAfter: _Performer(self._wake, lambda _: None, lambda _effect, _error: ev.Tick(now())),
             ev.Bury: _Performer(self._bury, lambda _: _LAST_EFFECTS_S, lambda _effect, _error: None),
         }
 
@@ -287,6 +290,10 @@ class HiveService:
         await self._tick()
         self.measured.set()
         await self._each_interval(self._measure)
+
+    async def _wake(self, effect: ev.WakeAfter) -> ev.Event:
+        await asyncio.sleep(effect.seconds + _CLOCKS_DIFFER_S)
+        return ev.Tick(self.parts.clock.now())
 
     async def _tick(self) -> None:
         self._events.put_nowait(ev.Tick(self.parts.clock.now()))

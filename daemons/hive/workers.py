@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.fleet import DrainRequest
+from daemons.contracts.ids import new_worker_id
 from daemons.contracts.routes import WORKER_END, WORKER_STATS
 from daemons.contracts.workers import HiveWorker, WorkerHealth, WorkerSettings, WorkerState, WorkerStats
 from daemons.hive.clock import SteadyClock
@@ -15,6 +16,7 @@ from daemons.hive.core.exits import ProcessEnd
 from daemons.hive.run_files import WorkerFile, WorkerFiles
 from daemons.hive.runtime import WorkerRuntime, missing_program
 from daemons.hive.worker_logs import last_words, out_path
+from daemons.kit.auth import new_key
 from daemons.kit.client import DaemonClient, Peer
 from daemons.kit.logs import get_logger
 from daemons.kit.paths import Paths
@@ -54,8 +56,15 @@ def labels(row: HiveWorker, url: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _file_of(child: ChildProcess, row: HiveWorker, load_limit_s: float) -> WorkerFile:
-    return WorkerFile(identity=child.identity, url=row.url, worker=row, load_limit_s=load_limit_s)
+def ended(at: float, worker_id: str, end: ProcessEnd) -> ev.ProcessEnded:
+    """The event, with id and key for a worker that may come in the place of this one."""
+    return ev.ProcessEnded(at, worker_id, end, (new_worker_id(), new_key("worker")))
+
+
+def _file_of(child: ChildProcess, row: HiveWorker, asked: ev.StartProcess) -> WorkerFile:
+    return WorkerFile(
+        identity=child.identity, url=row.url, worker=row, request=asked.request, load_limit_s=asked.load_limit_s
+    )
 
 
 class WorkerProcesses:
@@ -108,7 +117,7 @@ class WorkerProcesses:
         row = asked.row.model_copy(update={"url": url, "pid": child.pid, "command": argv, "started_at": started.at})
         self._handles[row.id] = _Handle(child, self._client(row))
         try:
-            await asyncio.to_thread(self._files.write, _file_of(child, row, asked.load_limit_s))
+            await asyncio.to_thread(self._files.write, _file_of(child, row, asked))
         except OSError as error:
             # It works, but the next hive will not find it; it ends then by itself.
             get_logger().warning("no run file for a worker", worker=row.id, reason=str(error))
@@ -176,7 +185,7 @@ class WorkerProcesses:
             await asyncio.to_thread(self._files.remove, row.id)
             return None
         self._handles[row.id] = _Handle(file.identity, client)
-        return ev.Adopted(self._clock.now(), row, file.load_limit_s, stats)
+        return ev.Adopted(self._clock.now(), row, file.spawn_request, file.load_limit_s, stats)
 
     async def watch(self, worker_id: str) -> ev.ProcessEnded:
         """Wait for the end of a worker; its run file is gone when this returns, unless the disk refuses that."""
@@ -190,7 +199,7 @@ class WorkerProcesses:
         finally:
             self._handles.pop(worker_id, None)  # nothing is left when the hive itself has let go
             await handle.client.close()
-        return ev.ProcessEnded(at, worker_id, ProcessEnd(report.returncode, report.describe(), log))
+        return ended(at, worker_id, ProcessEnd(report.returncode, report.how, log))
 
     def _remains(self, worker_id: str) -> tuple[str, ...]:
         """The last words of an ended worker; its run file goes. A disk that fails hides no exit."""
@@ -217,11 +226,11 @@ class WorkerProcesses:
         return ev.StatsSeen(self._clock.now(), worker_id, stats)
 
     async def health(self, row: HiveWorker) -> WorkerHealth:
-        """Ask one worker now and measure its answer."""
+        """Ask one worker now and measure its answer; one without a process tells why it has none."""
         started = time.monotonic()
         seen = await self.ask_stats(row.id)
         if not isinstance(seen, ev.StatsSeen):
-            why = seen.why if seen else "it ended a moment ago"
+            why = seen.why if seen else row.problem or "it ended a moment ago"
             return WorkerHealth(
                 id=row.id, node=row.node, model_ref=row.model_ref, state=row.state, healthy=False, error=why
             )

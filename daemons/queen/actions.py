@@ -230,7 +230,8 @@ class Actions:
             # That its connection broke explains nothing: the details keep it, the sentence tells how the process ended.
             done, asked = error.details["tokens_done"], error.details["tokens_asked"]
             details = {**error.details, "exit": found.how}
-            error = unfinished(error.code, f"worker {worker.id} was lost", done, asked, found.how, details)
+            code = RbeeError.from_dict(found.error).code if found.error else error.code
+            error = unfinished(code, f"worker {worker.id} was lost", done, asked, found.how, details)
         self._store.crashed(time.time(), node, worker.id, worker.model_ref, record.id, error)
         return error
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.routes import Daemon, Role
 from daemons.contracts.wire import invalid_fields
-from daemons.contracts.workers import WorkerSettings
+from daemons.contracts.workers import LAST_WORDS, WorkerSettings
 from daemons.kit.app import build_app
 from daemons.kit.auth import Keyring, fingerprint
 from daemons.kit.logs import configure_logs, get_logger, log_start_line
@@ -108,6 +108,7 @@ async def run_worker(settings: WorkerSettings, backend: Backend, sock: socket.so
         sock.close()
     if bridge.failure is not None:
         raise bridge.failure
+    get_logger().info(LAST_WORDS)
 
 
 async def main() -> None:

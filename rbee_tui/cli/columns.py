@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from daemons.contracts.fleet import LogLine, ModelRow, NodeRow
@@ -41,7 +42,7 @@ PS_COLUMNS: tuple[Column[WorkerRow], ...] = (
     Column("NODE", lambda worker: worker.node),
     Column("DEVICE", lambda worker: f"{worker.backend.value}:{worker.device}"),
     Column("STATE", lambda worker: worker.state.value),
-    Column("BUSY", lambda worker: f"{worker.slots_total - worker.slots_available}/{worker.slots_total}", right=True),
+    Column("BUSY", lambda worker: _busy(worker), right=True),
     Column("CTX", lambda worker: str(worker.ctx), right=True),
     Column("MEMORY", lambda worker: size(worker.memory_bytes) if worker.memory_bytes else UNKNOWN, right=True),
     Column("TOK/S", lambda worker: f"{worker.tokens_per_second:.1f}", right=True),
@@ -56,9 +57,9 @@ WORKER_COLUMNS: tuple[Column[WorkerRow], ...] = (
     Column("DEVICE", lambda worker: f"{worker.backend.value}:{worker.device}"),
     Column("SLOTS FREE", lambda worker: f"{worker.slots_available}/{worker.slots_total}", right=True),
     Column("THREADS", lambda worker: str(worker.threads), right=True),
-    Column("PID", lambda worker: str(worker.pid), right=True),
+    Column("PID", lambda worker: str(worker.pid or UNKNOWN), right=True),
     Column("UP", lambda worker: age(worker.started_at, time.time()), right=True),
-    Column("URL", lambda worker: worker.url),
+    Column("URL", lambda worker: worker.url or UNKNOWN),
 )
 
 HEALTH_COLUMNS: tuple[Column[WorkerHealth], ...] = (
@@ -132,8 +133,20 @@ def _figure(value: float | None, unit: str) -> str:
     return UNKNOWN if value is None else f"{value:.0f} {unit}"
 
 
+def _busy(worker: WorkerRow) -> str:
+    taken = worker.slots_total - worker.slots_available
+    return f"{taken}/{worker.slots_total}" if worker.has_process else UNKNOWN
+
+
+def worker_problems(workers: Sequence[WorkerRow]) -> list[str]:
+    """A sentence for each worker that is not there as it should be."""
+    return [f"worker {row.id}: {row.model_ref} {row.problem}" for row in workers if row.problem]
+
+
 def _unloaded_in(worker: WorkerRow) -> str:
-    """When the idle limit ends the worker, if nothing comes."""
+    """When the idle limit ends the worker, if nothing comes; of one that comes after a crash, when it is started."""
+    if worker.starts_at:
+        return f"starts in {duration(worker.starts_at - time.time())}"
     if worker.idle_limit_s < 0:
         return "never"
     if worker.slots_available < worker.slots_total or not worker.last_active_at:

@@ -117,6 +117,11 @@ class Screen:
         """A sentence of the keeper itself, on stderr."""
         self.narrate(Narration(actor="keeper", text=text))
 
+    def remarks(self, texts: Iterable[str]) -> None:
+        """Sentences that go with a listing; with --json they are in its rows."""
+        for text in texts if not self.as_json else ():
+            self.say(text)
+
     def progress(self, progress: Progress) -> None:
         """Something long is under way: a bar on a terminal, a line for each quarter elsewhere."""
         if self.quiet:

@@ -64,10 +64,11 @@ class ProcessStarted:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A worker of an earlier hive answers."""
+    """A worker of an earlier hive answers. `request` is what it was spawned for."""
 
     at: float
     row: HiveWorker
+    request: SpawnRequest
     load_limit_s: float
     stats: WorkerStats
 
@@ -142,9 +143,12 @@ class StopAllAsked:
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnded:
+    """A worker's process is gone. `successor`: id and key that were drawn for one that may come in its place."""
+
     at: float
     worker_id: str
     end: ProcessEnd
+    successor: tuple[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passed: one telemetry interval."""
+    """Time passed: one telemetry interval, or what WakeAfter asked for."""
 
     at: float
 
@@ -195,10 +199,11 @@ class Preflight:
 class StartProcess:
     """Start a worker as `row` says; comes back as ProcessStarted or SpawnFailed.
 
-    `device_name` is llama.cpp's, "" for the CPU.
+    `device_name` is llama.cpp's, "" for the CPU. `request` is kept for whoever adopts the worker.
     """
 
     row: HiveWorker
+    request: SpawnRequest
     model: ModelFacts
     device_name: str
     batch: int
@@ -227,6 +232,13 @@ class StopProcess:
     worker_id: str
     drain_s: float
     reason: ExitReason
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAfter:
+    """Comes back as a Tick after so many seconds, not earlier."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,4 +278,6 @@ class Publish:
     """Tell all telemetry readers the state as it is now."""
 
 
-Effect: TypeAlias = Preflight | StartProcess | Watch | AskStats | StopProcess | Bury | Reply | Refuse | Say | Publish
+Effect: TypeAlias = (
+    Preflight | StartProcess | Watch | AskStats | StopProcess | WakeAfter | Bury | Reply | Refuse | Say | Publish
+)

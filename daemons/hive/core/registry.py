@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from daemons.contracts.errors import Code, RbeeError
@@ -19,15 +19,16 @@ from daemons.contracts.workers import (
     WorkerStats,
 )
 from daemons.hive.core import events as ev
-from daemons.hive.core.exits import describe_end
+from daemons.hive.core.crashes import Place
+from daemons.hive.core.exits import counts_as_crash, describe_end
 from daemons.hive.core.placement import Defaults, Placement, is_cpu, place, sentences
 from daemons.hive.core.room import rooms
+from daemons.hive.core.starts import Effects, Start, Starts
 from daemons.hive.core.worker import LIVE, SERVING, Step, WorkerRecord
 from daemons.kit.policy import Policy
 from daemons.models.fit import readable
 
 RECENT_EXITS = 64
-Effects = list[ev.Effect]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +41,13 @@ class Rules:
     ephemeral: bool = False
 
 
-@dataclass(slots=True)
-class _Spawn:
-    """A spawn that a client waits for; `said` is what was decided so far."""
-
-    ticket: int
-    key: str
-    request: SpawnRequest
-    said: list[Narration] = field(default_factory=list)
-
-
 class Registry:
     """State of a hive; `handle` changes it and returns what is to be done."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._records: dict[str, WorkerRecord] = {}
-        self._spawns: dict[str, _Spawn] = {}
+        self._starts = Starts(rules.node, rules.policy)
         self._asking: set[str] = set()
         self._exits: deque[WorkerExit] = deque(maxlen=RECENT_EXITS)
         self._all_gone_waiters: list[int] = []
@@ -90,8 +81,8 @@ class Registry:
 
     @property
     def workers(self) -> list[HiveWorker]:
-        """Rows of the workers that have a process, oldest first."""
-        return [record.row for record in self._records.values() if record.has_process]
+        """Rows of the workers that have a process, oldest first; then of those that wait after a crash, or failed."""
+        return [record.row for record in self._records.values() if record.has_process] + self._starts.rows
 
     @property
     def worker_keys(self) -> list[str]:
@@ -116,24 +107,44 @@ class Registry:
     def _spawn_asked(self, event: ev.SpawnAsked) -> Effects:
         if self.draining:
             return [ev.Refuse(event.ticket, _draining())]
-        self._spawns[event.worker_id] = _Spawn(event.ticket, event.key, event.request)
-        return [ev.Preflight(event.worker_id, event.request)]
+        return self._starts.asked(event)
 
     def _preflight_done(self, event: ev.PreflightDone) -> Effects:
-        spawn = self._spawns[event.worker_id]
+        start = self._starts.get(event.worker_id)
+        if start is None:
+            return []  # shut down meanwhile
         self._devices = event.devices
         try:
             if self.draining:
                 raise _draining()
-            placement = place(spawn.request, event.model, rooms(event.devices, self._all_rows()), self._rules.defaults)
+            placement = self._place(start.request, event)
         except RbeeError as refusal:
             return self._give_up(event.worker_id, refusal)
-        record = self._new_record(event, spawn, placement)
+        record = self._new_record(event, start, placement)
+        put_off = self._starts.put_off(start, record.row, event.at)
+        return put_off or self._start(event, start, record, placement)
+
+    def _place(self, request: SpawnRequest, event: ev.PreflightDone) -> Placement:
+        """Where it goes; places where its model crashed too often are left out. Raises RbeeError."""
+        failed = self._starts.failed(event.model.ref)
+        barred = {(place.backend, place.device) for place in failed}
+        free = rooms(event.devices, self._all_rows())
+        usable = [room for room in free if (room.device.backend, room.device.index) not in barred]
+        try:
+            return place(request, event.model, usable, self._rules.defaults)
+        except RbeeError:
+            wanted = next((place for place in failed if place.suits(request)), None)
+            if wanted is None:
+                raise
+            raise self._starts.refusal(wanted) from None
+
+    def _start(self, event: ev.PreflightDone, spawn: Start, record: WorkerRecord, placement: Placement) -> Effects:
         self._records[record.id] = record
         said = sentences(placement, event.model)
         spawn.said += [Narration(actor=f"hive {self._rules.node}", text=text, fields=figures) for text, figures in said]
         start = ev.StartProcess(
             row=record.row,
+            request=spawn.request,
             model=event.model,
             device_name="" if is_cpu(placement.device) else placement.device.name,
             batch=placement.batch,
@@ -142,16 +153,16 @@ class Registry:
         )
         return [start, *(ev.Say(text, figures) for text, figures in said)]
 
-    def _new_record(self, event: ev.PreflightDone, spawn: _Spawn, placement: Placement) -> WorkerRecord:
-        policy, keep = self._rules.policy, spawn.request.keep_alive_s
+    def _new_record(self, event: ev.PreflightDone, spawn: Start, placement: Placement) -> WorkerRecord:
+        policy, keep, device = self._rules.policy, spawn.request.keep_alive_s, placement.device
         row = HiveWorker(
             id=event.worker_id,
             node=self._rules.node,
             url="",
             model_ref=event.model.ref,
-            backend=placement.device.backend,
-            device=placement.device.index,
-            device_name=placement.device.name,
+            backend=device.backend,
+            device=device.index,
+            device_name=device.name,
             state=WorkerState.LOADING,
             slots_total=placement.slots,
             slots_available=0,
@@ -163,14 +174,19 @@ class Registry:
             started_at=event.at,
             last_active_at=event.at,
             idle_limit_s=policy.idle_worker_s if keep is None else keep,
+            restarts=self._starts.crashes_at(Place(event.model.ref, device.backend, device.index), event.at),
             key=spawn.key,
         )
-        return self._record_of(row, event.at, policy.load_limit_s(event.model.header.file_bytes), "spawned")
+        limit_s = policy.load_limit_s(event.model.header.file_bytes)
+        return self._record_of(row, spawn.request, event.at, limit_s, "spawned")
 
-    def _record_of(self, row: HiveWorker, at: float, load_limit_s: float, why: str) -> WorkerRecord:
+    def _record_of(
+        self, row: HiveWorker, request: SpawnRequest, at: float, load_limit_s: float, why: str
+    ) -> WorkerRecord:
         policy = self._rules.policy
         return WorkerRecord(
             row=row,
+            request=request,
             load_deadline=row.started_at + load_limit_s,
             http_deadline=row.started_at + policy.worker_http_s,
             check_due_at=at + policy.health_interval_s,
@@ -182,15 +198,18 @@ class Registry:
         effects = self._give_up(event.worker_id, event.error)
         for ticket in (*record.stop_waiters, *record.exit_waiters) if record else ():
             effects.append(ev.Refuse(ticket, event.error))
-        return [*effects, *self._all_gone(), ev.Publish()]
+        return [*effects, *self._all_gone()]
 
     def _give_up(self, worker_id: str, error: RbeeError) -> Effects:
-        spawn = self._spawns.pop(worker_id)
-        said = ev.Say(f"no worker for {spawn.request.model_ref}: {error.message}", {"code": error.code.value})
-        return [ev.Refuse(spawn.ticket, error), said, *self._all_gone()]
+        start = self._starts.get(worker_id)
+        if start is None:
+            return []  # shut down meanwhile
+        self._starts.pop(worker_id)
+        said = ev.Say(f"no worker for {start.request.model_ref}: {error.message}", {"code": error.code.value})
+        return [*start.refused(error), said, *self._all_gone(), ev.Publish()]
 
     def _process_started(self, event: ev.ProcessStarted) -> Effects:
-        spawn = self._spawns.pop(event.worker_id)
+        spawn = self._starts.pop(event.worker_id)
         record = self._records[event.worker_id].with_row(url=event.url, pid=event.pid, command=list(event.command))
         record = replace(
             record,
@@ -204,12 +223,15 @@ class Registry:
         effects: Effects = [ev.Watch(record.id), ev.Say(text, fields)]
         if record.ending is not None:
             effects.append(ev.StopProcess(record.id, record.drain_s, record.ending))
-        answer = SpawnedWorker(**record.row.model_dump(), narration=spawn.said)
-        return [*effects, ev.Reply(spawn.ticket, answer), ev.Publish()]
+        if spawn.ticket is not None:
+            answer = SpawnedWorker(**record.row.model_dump(), narration=spawn.said)
+            effects.append(ev.Reply(spawn.ticket, answer))
+        return [*effects, ev.Publish()]
 
     def _adopted(self, event: ev.Adopted) -> Effects:
         state = event.stats.state
-        record = self._record_of(event.row.model_copy(update={"state": state}), event.at, event.load_limit_s, "adopted")
+        row = event.row.model_copy(update={"state": state})
+        record = self._record_of(row, event.request, event.at, event.load_limit_s, "adopted")
         drained_by = self._drained_by(event.at) if state is WorkerState.DRAINING else None
         self._records[record.id] = replace(_updated(record, event.stats), answered=True, drained_by=drained_by)
         said = ev.Say(f"found {record.id} (pid {record.row.pid}), {state.value}", {"worker": record.id})
@@ -296,7 +318,10 @@ class Registry:
     def _stop_asked(self, event: ev.StopAsked) -> Effects:
         record = self._records.get(event.worker_id)
         if record is None:
-            return [ev.Refuse(event.ticket, _unknown(event.worker_id))]
+            cleared = self._starts.shut_down(event.worker_id, event.ticket)
+            if cleared is None:
+                return [ev.Refuse(event.ticket, _unknown(event.worker_id))]
+            return [*cleared, *self._all_gone()]
         self._records[record.id] = replace(record, stop_waiters=(*record.stop_waiters, event.ticket))
         return self._end(record.id, ExitReason.STOPPED, self._drain_s(event.drain_s), event.at)
 
@@ -331,7 +356,7 @@ class Registry:
 
     def _drain_begun(self, _event: ev.DrainBegun) -> Effects:
         self.draining = True
-        return [ev.Publish()]
+        return [*self._starts.drop_waiting(_draining()), ev.Publish()]
 
     def _stop_all_asked(self, event: ev.StopAllAsked) -> Effects:
         self.draining = True
@@ -342,10 +367,10 @@ class Registry:
             for worker_id in list(self._records)
             for effect in self._end(worker_id, ExitReason.HIVE_SHUTDOWN, drain_s, event.at)
         ]
-        return [*effects, *self._all_gone()]
+        return [*effects, *self._starts.drop_waiting(_draining()), *self._all_gone()]
 
     def _all_gone(self) -> Effects:
-        if self._records or self._spawns:
+        if self._records or self._starts:
             return []
         waiters, self._all_gone_waiters = self._all_gone_waiters, []
         return [ev.Reply(ticket, Accepted()) for ticket in waiters]
@@ -365,6 +390,8 @@ class Registry:
         ]
         effects += [ev.Reply(ticket, record.row) for ticket in record.stop_waiters]
         effects += [ev.Reply(ticket, exit_) for ticket in record.exit_waiters]
+        if counts_as_crash(record, exit_) and not self.draining:
+            effects += self._starts.crashed(record, exit_, event.successor)
         return [*effects, *self._all_gone()]
 
     # -- time -----------------------------------------------------------------------------------------------------
@@ -374,7 +401,7 @@ class Registry:
         return []
 
     def _tick(self, event: ev.Tick) -> Effects:
-        effects: Effects = [ev.Publish()]
+        effects: Effects = [ev.Publish(), *self._starts.begin_due(event.at)]
         for record in list(self._records.values()):
             effects += self._due(record, event.at)
             if record.has_process and record.id not in self._asking:

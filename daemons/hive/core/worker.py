@@ -3,16 +3,19 @@
 loading -> idle <-> busy -> draining -> (gone)
 loading, idle, busy, draining, unhealthy -> failed -> (gone)
 idle, busy -> unhealthy -> (gone)
+
+Rows that wait after a crash have no record here, see `starts`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from daemons.contracts.workers import ExitReason, HiveWorker, WorkerState
+from daemons.contracts.workers import ExitReason, HiveWorker, SpawnRequest, WorkerState
 
 _S = WorkerState
 TRANSITIONS: Mapping[WorkerState, frozenset[WorkerState]] = {
+    _S.RESTARTING: frozenset(),
     _S.LOADING: frozenset({_S.IDLE, _S.BUSY, _S.DRAINING, _S.FAILED}),
     _S.IDLE: frozenset({_S.BUSY, _S.DRAINING, _S.UNHEALTHY, _S.FAILED}),
     _S.BUSY: frozenset({_S.IDLE, _S.DRAINING, _S.UNHEALTHY, _S.FAILED}),
@@ -48,7 +51,7 @@ class IllegalTransition(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """A worker that has, or is about to get, a process. `row` is what others see of it.
+    """A worker that has, or is about to get, a process. `row` is what others see of it, `request` what it was made of.
 
     `load_deadline` and `check_due_at` are unix seconds; `misses` counts failed health checks in a row; `answered` says
     whether its HTTP ever answered; `drained_by` is when one that drains by itself must have ended (unix seconds);
@@ -57,6 +60,7 @@ class WorkerRecord:
     """
 
     row: HiveWorker
+    request: SpawnRequest
     load_deadline: float
     http_deadline: float
     check_due_at: float
@@ -79,7 +83,7 @@ class WorkerRecord:
 
     @property
     def has_process(self) -> bool:
-        return self.row.pid > 0
+        return self.row.has_process
 
     def to(self, state: WorkerState, at: float, why: str) -> "WorkerRecord":
         """This worker in another state; the same state again changes nothing. Raises IllegalTransition."""

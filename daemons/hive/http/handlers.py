@@ -123,7 +123,7 @@ class HiveHandlers:
         return WorkerExitList(exits=await self._service.parts.store.exits(limit=query.limit))
 
     async def model_list(self, _request: Request, _body: None) -> ModelList:
-        loaded = {row.model_ref for row in await self._service.workers()}
+        loaded = {row.model_ref for row in await self._service.workers() if row.has_process}
         return ModelList(models=await self._service.parts.catalog.rows(loaded))
 
     async def logs(self, request: Request, _body: None) -> Result:

@@ -30,11 +30,15 @@ class ExitReport:
     waited_s: float = 0.0
     ended: bool = True
 
+    @property
+    def how(self) -> str:
+        """``exited with code 0 after SIGTERM``."""
+        what = describe_exit(self.returncode) if self.ended else "still runs"
+        return what + (f" after {' and '.join(number.name for number in self.sent)}" if self.sent else "")
+
     def describe(self) -> str:
         """``pid 4711 exited with code 0 after SIGTERM (0.2 s)``."""
-        what = describe_exit(self.returncode) if self.ended else "still runs"
-        after = f" after {' and '.join(number.name for number in self.sent)}" if self.sent else ""
-        return f"pid {self.identity.pid} {what}{after} ({self.waited_s:.1f} s)"
+        return f"pid {self.identity.pid} {self.how} ({self.waited_s:.1f} s)"
 
 
 def describe_exit(returncode: int | None) -> str:

@@ -137,9 +137,16 @@ def _meet_worker(state: State, event: events.NodeSampled, row: HiveWorker) -> No
     worker.seen = True
     if worker.lost_at is not None and event.at - worker.lost_at >= _SUSPECT_S:
         worker.lost_at = None
-    if row.state is WorkerState.LOADING and worker.row.state in READY_STATES:
-        return  # taken before the worker became ready
+    if _outdated(row.state, worker.row.state):
+        return
     worker.row = row
+
+
+def _outdated(sampled: WorkerState, known: WorkerState) -> bool:
+    """Whether a sample was taken before what is known: before the process was started, or its model was loaded."""
+    if sampled is WorkerState.RESTARTING:
+        return known is not WorkerState.RESTARTING
+    return sampled is WorkerState.LOADING and known in READY_STATES
 
 
 def _forget_worker(state: State, worker: Worker, out: list[Effect]) -> None:

@@ -87,7 +87,7 @@ def _evict(state: State, load: Load, victim_id: str, out: list[Effect]) -> None:
 def _ensure_or_spawn(state: State, load: Load, out: list[Effect]) -> None:
     node = state.nodes[load.place.node]
     if node.status is NodeStatus.REACHABLE:
-        _spawn(load, out)
+        _spawn(state, load, out)
         return
     load.stage = LoadStage.ENSURING
     out.append(
@@ -103,12 +103,15 @@ def _ensure_or_spawn(state: State, load: Load, out: list[Effect]) -> None:
         out.append(EnsureNode(node.name))
 
 
-def _spawn(load: Load, out: list[Effect]) -> None:
+def _spawn(state: State, load: Load, out: list[Effect]) -> None:
     load.stage = LoadStage.SPAWNING
     where = f"node {load.place.node}"
     if load.place.backend is not None:
         where += f", {load.place.backend.value} {'' if load.place.device is None else load.place.device}".rstrip()
     text = f"No free worker has {load.spec.model}: asking {where} to load it"
+    waiting = [worker.row for worker in state.workers_on(load.place.node) if worker.restarting(load.spec.model)]
+    if waiting:
+        text += f", where it {waiting[0].problem}; it is started again after a wait"
     out.append(Narrate(tuple(load.waiters), "queen", text, {"node": load.place.node, "model": load.spec.model}))
     out.append(SpawnWorker(load.id, load.place.node, spawn_request(load.spec, load.place)))
 
@@ -142,6 +145,8 @@ def spawn_answered(state: State, event: SpawnAnswered, out: list[Effect]) -> Non
     if known is None:
         known = Worker(event.worker, load.place.node, added_at=event.at)
         state.workers[event.worker.id] = known
+    elif not known.row.has_process:
+        known.row = event.worker  # the hive had listed it before it could be started
     known.made_for = load.spec
     load.stage, load.worker_id, load.slots = LoadStage.LOADING, event.worker.id, event.worker.slots_total
     for task_id in load.waiters:

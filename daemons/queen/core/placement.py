@@ -202,6 +202,8 @@ def standing_refusal(state: State, task: Task, place: Place, at: float) -> Refus
 def _will_be_served(state: State, spec: Spec) -> str:
     """Why waiting in the queue makes sense; empty when nothing serves this model, now or soon."""
     workers = matching(state, spec)
+    if workers and not any(worker.ready for worker in workers):
+        return f"{spec.model} is being loaded"
     if workers:
         total = sum(worker.row.slots_total for worker in workers)
         taken = sum(len(worker.leases) for worker in workers)
@@ -259,7 +261,8 @@ def _makes_room(worker: Worker, place: Place, error: RbeeError) -> bool:
 
 
 def _something_will_end(state: State, node: str) -> bool:
-    busy = any(not worker.pinned and (worker.leases or not worker.ready) for worker in state.workers_on(node))
+    holding = [worker for worker in state.workers_on(node) if worker.row.has_process]
+    busy = any(not worker.pinned and (worker.leases or not worker.ready) for worker in holding)
     return busy or bool(state.loads_on(node))
 
 

@@ -143,6 +143,10 @@ class Worker:
         """Ready, or will be."""
         return not self.leaving and (self.row.state in READY_STATES or self.row.state is WorkerState.LOADING)
 
+    def restarting(self, model: str) -> bool:
+        """Whether it stands for a worker of that model that its hive is going to start after a crash."""
+        return self.row.state is WorkerState.RESTARTING and self.row.model_ref == model
+
     @property
     def leaving(self) -> bool:
         """Being ended, or dead as far as we know."""

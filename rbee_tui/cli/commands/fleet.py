@@ -11,7 +11,7 @@ from daemons.contracts.fleet import FleetSnapshot
 from daemons.contracts.notices import Notice
 from daemons.contracts.tasks import ENDED
 from rbee_tui.cli.call import Call, command_options
-from rbee_tui.cli.columns import DEVICE_COLUMNS, NODE_COLUMNS, PS_COLUMNS, TASK_COLUMNS
+from rbee_tui.cli.columns import DEVICE_COLUMNS, NODE_COLUMNS, PS_COLUMNS, TASK_COLUMNS, worker_problems
 from rbee_tui.cli.commands.daemons import ended_sentence, none_running, sentence
 from rbee_tui.cli.figures import age
 from rbee_tui.cli.screen import Screen
@@ -95,6 +95,7 @@ def _show(call: Call, snapshot: FleetSnapshot) -> None:
     for node in snapshot.nodes:
         if node.problem:
             screen.say(f"node {node.name}: {node.problem}")
+    screen.remarks(worker_problems(snapshot.workers))
     for notice in snapshot.notices:
         screen.say(notice_sentence(notice, time.time()))
 
@@ -130,3 +131,4 @@ def ps(call: Call) -> None:
     """List the loaded models: where, how busy, and when they are unloaded."""
     snapshot = call.with_queen(fleet)
     call.screen.listing("workers", snapshot.workers, PS_COLUMNS, nothing="no model is loaded")
+    call.screen.remarks(worker_problems(snapshot.workers))

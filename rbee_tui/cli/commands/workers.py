@@ -7,7 +7,7 @@ import click
 from daemons.contracts.events import Progress
 from daemons.contracts.workers import WorkerRow
 from rbee_tui.cli.call import Call, command_options
-from rbee_tui.cli.columns import HEALTH_COLUMNS, WORKER_COLUMNS
+from rbee_tui.cli.columns import HEALTH_COLUMNS, WORKER_COLUMNS, worker_problems
 from rbee_tui.cli.generation_options import placement_options
 from rbee_tui.keeper.session import QueenSession, ensure
 from rbee_tui.keeper.workers import (
@@ -31,7 +31,9 @@ def workers() -> None:
 @command_options
 def list_(call: Call) -> None:
     """List every worker of every node."""
-    call.screen.listing("workers", call.with_queen(list_workers), WORKER_COLUMNS, nothing=NOTHING)
+    rows = call.with_queen(list_workers)
+    call.screen.listing("workers", rows, WORKER_COLUMNS, nothing=NOTHING)
+    call.screen.remarks(worker_problems(rows))
 
 
 @workers.command(short_help="Ask each worker now how it is")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daemons.contracts.workers import ExitReason, HiveWorker, WorkerState
+from daemons.contracts.workers import ExitReason, HiveWorker, SpawnRequest, WorkerState
 from daemons.hive import workers as module
 from daemons.hive.clock import SteadyClock
 from daemons.hive.core import events as ev
@@ -30,7 +30,10 @@ def processes(paths: Paths, program: Path) -> WorkerProcesses:
 
 def asked() -> ev.StartProcess:
     row: HiveWorker = worker(state=WorkerState.LOADING, pid=0, key="a-key-of-this-worker")
-    return ev.StartProcess(row=row, model=MODEL, device_name="", batch=64, mmap=True, load_limit_s=60.0)
+    request = SpawnRequest(model_ref=row.model_ref)
+    return ev.StartProcess(
+        row=row, request=request, model=MODEL, device_name="", batch=64, mmap=True, load_limit_s=60.0
+    )
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from daemons.contracts.errors import Code
-from daemons.contracts.workers import ExitReason, WorkerState
+from daemons.contracts.workers import ExitReason, SpawnRequest, WorkerState
 from daemons.hive.core.exits import LOG_LINES, ProcessEnd, describe_end
 from daemons.hive.core.worker import Step, WorkerRecord
 from tests.support.hive_rows import worker
@@ -16,7 +16,7 @@ LOADING, IDLE, BUSY, FAILED = WorkerState.LOADING, WorkerState.IDLE, WorkerState
 def record(*states: WorkerState, ending: ExitReason | None = None, progress: float = 0.4) -> WorkerRecord:
     history = tuple(Step(100.0 + number, state, "test") for number, state in enumerate(states))
     row = worker(state=states[-1], progress=progress, started_at=100.0)
-    return WorkerRecord(row, 400.0, 130.0, 130.0, history, ending=ending, answered=True)
+    return WorkerRecord(row, SpawnRequest(model_ref="demo"), 400.0, 130.0, 130.0, history, ending=ending, answered=True)
 
 
 def code_of(found: WorkerRecord, end: ProcessEnd) -> str | None:

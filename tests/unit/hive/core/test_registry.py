@@ -90,7 +90,8 @@ class Hive:
         return ticket
 
     def end(self, worker_id: str = WORKER, at: float = 210.0, returncode: int | None = 0) -> None:
-        self.happens(ev.ProcessEnded(at, worker_id, ProcessEnd(returncode, "ended")))
+        successor = (f"{worker_id}-next", f"key-of-{worker_id}-next")
+        self.happens(ev.ProcessEnded(at, worker_id, ProcessEnd(returncode, "ended"), successor))
 
     def row(self, worker_id: str = WORKER) -> HiveWorker:
         return next(row for row in self.registry.workers if row.id == worker_id)
@@ -328,7 +329,7 @@ def test_three_missed_health_checks_end_it(hive: Hive) -> None:
     assert only(hive.effects, ev.StopProcess).reason is ExitReason.UNHEALTHY
     assert hive.row().state is WorkerState.UNHEALTHY
     hive.end(returncode=-9)
-    assert hive.registry.workers == []
+    assert WORKER not in {row.id for row in hive.registry.workers}
     found = only(hive.effects, ev.Bury).exit
     assert found.error is not None
     assert "missed 3 health checks" in found.error["message"]
@@ -383,7 +384,7 @@ def test_a_worker_that_drains_by_itself_is_left_alone(hive: Hive) -> None:
 def test_a_worker_that_drains_by_itself_has_the_time_that_the_hive_would_give_it(hive: Hive, adopted: bool) -> None:
     draining = stats(state=WorkerState.DRAINING)
     if adopted:
-        hive.happens(ev.Adopted(120.0, worker(), 100.0, draining))
+        hive.happens(ev.Adopted(120.0, worker(), SpawnRequest(model_ref="demo"), 100.0, draining))
     else:
         hive.loaded()
         hive.happens(ev.StatsSeen(120.0, WORKER, draining))
@@ -452,7 +453,7 @@ def test_a_crash_is_published_recorded_and_frees_the_cores(hive: Hive) -> None:
     assert (bury.exit.reason, bury.keep_log) == (ExitReason.CRASHED, True)
     state = hive.registry.telemetry(211.0)
     assert state is not None
-    assert (state.workers, state.devices[0].threads_free) == ([], 4)
+    assert (WORKER in {row.id for row in state.workers}, state.devices[0].threads_free) == (False, 4)
 
 
 @pytest.mark.parametrize(("ephemeral", "returncode", "kept"), [(True, 0, False), (True, 1, True), (False, 0, True)])
@@ -512,7 +513,7 @@ def test_the_end_of_all_waits_for_a_spawn_that_is_under_way(hive: Hive) -> None:
 @pytest.mark.parametrize("state", [WorkerState.LOADING, WorkerState.IDLE, WorkerState.BUSY, WorkerState.DRAINING])
 def test_a_worker_that_answers_is_adopted_in_its_state(hive: Hive, state: WorkerState) -> None:
     row = worker(state=WorkerState.LOADING, started_at=90.0)
-    hive.happens(ev.Adopted(100.0, row, 100.0, stats(state=state)))
+    hive.happens(ev.Adopted(100.0, row, SpawnRequest(model_ref="demo"), 100.0, stats(state=state)))
     assert hive.row().state is state
     assert only(hive.effects, ev.Watch).worker_id == WORKER
     assert not of(hive.effects, ev.StopProcess)
@@ -520,13 +521,13 @@ def test_a_worker_that_answers_is_adopted_in_its_state(hive: Hive, state: Worker
 
 def test_an_adopted_load_keeps_its_limit(hive: Hive) -> None:
     row = worker(state=WorkerState.LOADING, started_at=90.0)
-    hive.happens(ev.Adopted(150.0, row, 100.0, stats(state=WorkerState.LOADING)))
+    hive.happens(ev.Adopted(150.0, row, SpawnRequest(model_ref="demo"), 100.0, stats(state=WorkerState.LOADING)))
     assert not of(hive.happens(ev.Tick(189.0)), ev.StopProcess)
     assert of(hive.happens(ev.Tick(190.0)), ev.StopProcess)
 
 
 def test_a_broken_one_is_adopted_to_be_ended(hive: Hive) -> None:
-    hive.happens(ev.Adopted(100.0, worker(), 100.0, stats(state=WorkerState.FAILED)))
+    hive.happens(ev.Adopted(100.0, worker(), SpawnRequest(model_ref="demo"), 100.0, stats(state=WorkerState.FAILED)))
     assert only(hive.effects, ev.StopProcess).reason is ExitReason.UNHEALTHY
 
 

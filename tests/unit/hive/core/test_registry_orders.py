@@ -16,9 +16,13 @@ from daemons.hive.core.registry import Registry, Rules
 from daemons.kit.policy import Policy
 from tests.support.hive_rows import GIB, MIB, cpu, host, model, stats
 
-POLICY = Policy(load_base_s=60, worker_http_s=10, health_interval_s=5, idle_worker_s=40, drain_s=8, term_s=2)
+POLICY = Policy(
+    load_base_s=60, worker_http_s=10, health_interval_s=5, idle_worker_s=40, drain_s=8, term_s=2,
+    restart_first_s=2, restart_longest_s=20, restart_crashes=3, restart_window_s=200,
+)  # fmt: skip
 DEVICE = cpu(free=GIB, total=4 * GIB, cores=3)
 SIZES = st.sampled_from([10 * MIB, 600 * MIB, 3 * GIB])
+REPORTED = [state for state in WorkerState if state is not WorkerState.RESTARTING]
 PICK = st.integers(min_value=0, max_value=1_000_000)
 
 
@@ -37,6 +41,10 @@ class HiveLife(RuleBasedStateMachine):
         self.watched: Counter[str] = Counter()
         self.stopped: set[str] = set()
         self.unwanted: set[str] = set()
+        self.draining = False
+        self.begun: Counter[str] = Counter()
+        self.successors: set[str] = set()
+        self.not_before: dict[str, float] = {}
         self.happens(ev.Measured(self.at, [DEVICE], host()))
 
     def happens(self, event: ev.Event) -> None:
@@ -44,7 +52,10 @@ class HiveLife(RuleBasedStateMachine):
             match effect:
                 case ev.Preflight(worker_id, _):
                     self.preflights.append(worker_id)
+                    self.begun[worker_id] += 1
                 case ev.StartProcess(row=row):
+                    assert self.at >= self.not_before.get(row.id, 0.0), "started before its time"
+                    assert not (self.draining and row.id in self.successors), "restarted by a hive that ends"
                     self.starting.append(row.id)
                 case ev.Watch(worker_id):
                     self.watched[worker_id] += 1
@@ -55,11 +66,16 @@ class HiveLife(RuleBasedStateMachine):
                     self.open_tickets.remove(ticket)  # KeyError: answered twice
                 case _:
                     pass
+        self.not_before |= {row.id: row.starts_at for row in self.registry.workers if row.starts_at}
 
     def ticket(self) -> int:
         self.count += 1
         self.open_tickets.add(self.count)
         return self.count
+
+    def waiting(self) -> list[str]:
+        """Ids of the rows without a process: they wait for a restart, or failed."""
+        return [row.id for row in self.registry.workers if not row.has_process]
 
     def pick(self, ids: list[str], number: int) -> str:
         return ids[number % len(ids)]
@@ -106,7 +122,7 @@ class HiveLife(RuleBasedStateMachine):
         self.happens(ev.ReadyReported(self.at, self.ticket(), ReadyCallback.model_validate(fields)))
 
     @precondition(lambda self: self.running)
-    @rule(number=PICK, state=st.sampled_from(list(WorkerState)))
+    @rule(number=PICK, state=st.sampled_from(REPORTED))
     def a_worker_answers(self, number: int, state: WorkerState) -> None:
         worker_id = self.pick(self.running, number)
         self.happens(ev.StatsSeen(self.at, worker_id, stats(worker_id, state, last_active_at=self.at)))
@@ -121,11 +137,14 @@ class HiveLife(RuleBasedStateMachine):
     def a_process_ends(self, number: int, returncode: int | None) -> None:
         worker_id = self.pick(self.running, number)
         self.running.remove(worker_id)
-        self.happens(ev.ProcessEnded(self.at, worker_id, ProcessEnd(returncode, "ended")))
+        self.count += 1
+        successor = f"w-{self.count:08x}"
+        self.successors.add(successor)
+        self.happens(ev.ProcessEnded(self.at, worker_id, ProcessEnd(returncode, "ended"), (successor, "key")))
 
     @rule(number=PICK, drain_s=st.sampled_from([None, 0.0, 3.0]))
     def somebody_stops_a_worker(self, number: int, drain_s: float | None) -> None:
-        worker_id = self.pick([*self.running, *self.starting, "w-ffffffff"], number)
+        worker_id = self.pick([*self.running, *self.starting, *self.waiting(), "w-ffffffff"], number)
         self.unwanted.add(worker_id)
         self.happens(ev.StopAsked(self.at, self.ticket(), worker_id, drain_s))
 
@@ -138,12 +157,30 @@ class HiveLife(RuleBasedStateMachine):
     @rule()
     def the_hive_ends(self) -> None:
         self.unwanted |= {*self.running, *self.starting}
+        self.draining = True
         self.happens(ev.StopAllAsked(self.at, self.ticket(), None))
 
     @invariant()
     def rows_are_the_running_processes(self) -> None:
-        assert sorted(row.id for row in self.registry.workers) == sorted(self.running)
+        assert sorted(row.id for row in self.registry.workers if row.has_process) == sorted(self.running)
         assert all(self.watched[worker_id] == 1 for worker_id in self.running)
+
+    @invariant()
+    def each_crash_has_one_successor_at_most(self) -> None:
+        assert all(self.begun[worker_id] <= 1 for worker_id in self.successors)
+        assert not set(self.waiting()) & set(self.running)
+        assert len(self.waiting()) == len(set(self.waiting()))
+
+    @invariant()
+    def what_has_no_process_holds_nothing(self) -> None:
+        rows = [row for row in self.registry.workers if not row.has_process]
+        assert all((row.url, row.memory_bytes, row.threads, row.slots_available) == ("", 0, 0, 0) for row in rows)
+        assert {row.state for row in rows} <= {WorkerState.RESTARTING, WorkerState.FAILED}
+
+    @invariant()
+    def a_hive_that_ends_has_nobody_wait_for_a_restart(self) -> None:
+        rows = [row for row in self.registry.workers if row.state is WorkerState.RESTARTING]
+        assert not self.draining or {row.id for row in rows} <= {*self.preflights, *self.starting}
 
     @invariant()
     def nothing_is_promised_twice(self) -> None:
@@ -158,15 +195,20 @@ class HiveLife(RuleBasedStateMachine):
     @invariant()
     def whoever_is_being_ended_was_told_to(self) -> None:
         ending = {WorkerState.UNHEALTHY, WorkerState.FAILED}
-        assert {row.id for row in self.registry.workers if row.state in ending} <= self.stopped
+        rows = [row for row in self.registry.workers if row.has_process]
+        assert {row.id for row in rows if row.state in ending} <= self.stopped
         assert self.unwanted & set(self.running) <= self.stopped
 
     def teardown(self) -> None:
+        self.time_passes(100.0)
         while self.preflights or self.starting:
             self.a_spawn_fails(0)
         while self.running:
             self.a_process_ends(0, 0)
-        assert self.registry.workers == []
+        self.time_passes(100.0)
+        while self.preflights:
+            self.a_spawn_fails(0)
+        assert {row.state for row in self.registry.workers} <= {WorkerState.FAILED}
         assert self.registry.worker_keys == []
         assert self.open_tickets == set(), "somebody would wait for ever"
 

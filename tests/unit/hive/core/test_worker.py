@@ -2,14 +2,14 @@
 
 import pytest
 
-from daemons.contracts.workers import WorkerState
+from daemons.contracts.workers import SpawnRequest, WorkerState
 from daemons.hive.core.worker import HISTORY_KEPT, TRANSITIONS, IllegalTransition, Step, WorkerRecord
 from tests.support.hive_rows import worker
 
 
 def record(state: WorkerState) -> WorkerRecord:
     row = worker(state=state)
-    return WorkerRecord(row, 400.0, 130.0, 130.0, (Step(100.0, state, "spawned"),))
+    return WorkerRecord(row, SpawnRequest(model_ref="demo"), 400.0, 130.0, 130.0, (Step(100.0, state, "spawned"),))
 
 
 def test_every_state_is_in_the_table() -> None:
