@@ -10,7 +10,7 @@ from pathlib import Path
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.routes import Role
-from daemons.kit.paths import Paths
+from daemons.kit.paths import Paths, discard, unusable
 
 ADMIN_KEY = "admin"
 INFER_KEY = "infer"
@@ -36,21 +36,30 @@ def ensure_key(paths: Paths, name: str) -> str:
     """The key called `name` (``admin``, ``infer``, ``hive``), made on first use.
 
     Two processes or threads that start at once agree: the file appears whole, and the first one wins.
-    Raises RbeeError(KEY_FILE_INVALID) as `read_key` does.
+    Raises RbeeError(KEY_FILE_INVALID) as `read_key` does, HOME_UNUSABLE when it cannot be written.
     """
     path = key_path(paths, name)
     if not path.exists():
         fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(new_key() + "\n")
         try:
+            _write_key(fresh, new_key())
             os.link(fresh, path)
         except FileExistsError:
             pass  # another process was first; its key counts
+        except OSError as error:
+            raise unusable(path, error) from error
         finally:
-            fresh.unlink()
+            discard(fresh)
     return read_key(path)
+
+
+def _write_key(path: Path, key: str) -> None:
+    """Make the file, and have it on the disk: after a power failure a name must not stand for an empty file."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key + "\n")
+        file.flush()
+        os.fsync(descriptor)
 
 
 def read_key(path: Path) -> str:

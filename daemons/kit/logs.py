@@ -27,7 +27,23 @@ _OWN_KEYS = frozenset({"at", "level", "source", "text"})
 
 
 class _PrivateRotatingFile(logging.handlers.RotatingFileHandler):
-    """Rotating log file that only its owner may read."""
+    """Rotating log file that only its owner may read. Lines that a full disk refuses are counted, and told of later."""
+
+    _refused = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        before = self._refused
+        super().emit(record)
+        if before and self._refused == before:
+            self._refused = 0
+            get_logger().warning("lines of this log were refused by the disk", lines=before)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A trace on stderr for each line would fill the same disk."""
+        if isinstance(sys.exc_info()[1], OSError):
+            self._refused += 1
+        else:
+            super().handleError(record)
 
     def _open(self) -> Any:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

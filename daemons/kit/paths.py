@@ -86,6 +86,15 @@ def unusable(path: Path, error: OSError, what: str = "") -> RbeeError:
     )
 
 
+def discard(*leftovers: Path) -> None:
+    """Remove files as far as they are there and the disk allows it."""
+    for leftover in leftovers:
+        try:
+            leftover.unlink()
+        except OSError:
+            pass  # it is not there, or what kept it from being written keeps this as well
+
+
 def free_space(path: Path) -> str:
     """``4,096 bytes free of 8,388,608`` on the file system of `path`, or of the nearest folder that is there."""
     there = next(folder for folder in (path, *path.parents) if folder.exists())

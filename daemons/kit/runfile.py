@@ -13,8 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from daemons import __version__
-from daemons.contracts.errors import Code, RbeeError
-from daemons.kit.paths import Paths
+from daemons.kit.paths import Paths, discard, unusable
 from daemons.kit.procs.identity import ProcessIdentity, is_alive, own_identity
 
 
@@ -80,9 +79,8 @@ def write_run_file(path: Path, run: RunFile) -> None:
             file.write(run.model_dump_json(indent=2) + "\n")
         fresh.replace(path)
     except OSError as error:
-        raise RbeeError(
-            Code.HOME_UNUSABLE, f"cannot write {path}: {error.strerror or error}", details={"path": str(path)}
-        ) from error
+        discard(fresh)
+        raise unusable(path, error) from error
 
 
 def remove_run_file(path: Path, identity: ProcessIdentity) -> bool:

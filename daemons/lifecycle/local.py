@@ -15,7 +15,7 @@ from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.fleet import Health
 from daemons.kit.auth import ensure_key
 from daemons.kit.client import DaemonClient, Peer
-from daemons.kit.paths import Paths
+from daemons.kit.paths import Paths, unusable
 from daemons.kit.policy import Policy
 from daemons.kit.procs import ChildProcess, ExitReport, ProcessIdentity, is_alive, last_lines, spawn, stop, wait_exit
 from daemons.kit.runfile import RunFile, read_run_file, remove_run_file, run_path
@@ -39,6 +39,7 @@ __all__ = [
     "end_abandoned_workers",
     "ensure_hive",
     "ensure_queen",
+    "find_crashed",
     "find_daemon",
     "living_workers",
     "read_start_error",
@@ -84,6 +85,16 @@ def find_daemon(name: str, paths: Paths) -> RunFile | None:
     """Run file of the ``queen`` or ``hive`` that runs on this home; None when none runs."""
     run = read_run_file(run_path(paths, name))
     return run if run is not None and run.is_alive else None
+
+
+def find_crashed(name: str, paths: Paths) -> RunFile | None:
+    """Run file of the last ``queen`` or ``hive``, when its process is gone although nobody asked it to end.
+
+    One that ends in order removes its file first. So the file is looked at again after the process.
+    """
+    path = run_path(paths, name)
+    run = read_run_file(path)
+    return run if run is not None and not run.is_alive and read_run_file(path) == run else None
 
 
 async def stop_daemon(name: str, paths: Paths, policy: Policy) -> ExitReport | None:
@@ -175,8 +186,11 @@ class _StartLock:
         self._descriptor = -1
 
     def take(self) -> bool:
-        """Whether it is ours now; never waits."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        """Whether it is ours now; never waits. Raises RbeeError(HOME_UNUSABLE)."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise unusable(self._path, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -225,7 +239,8 @@ class _Starter:
             await asyncio.sleep(_LOOK_EACH_S)
 
     def _prepare(self) -> str:
-        self._paths.create()
+        if find_daemon(self._kind.name, self._paths) is None:  # one that runs is of use on a full disk, too
+            self._paths.create()
         return ensure_key(self._paths, self._kind.key_name)
 
     def _may_start(self, lock: _StartLock) -> bool:

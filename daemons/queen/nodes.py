@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
 from pydantic import ValidationError
 
@@ -13,78 +11,34 @@ from daemons.contracts.fleet import Health, ModelList, ModelRow, NodeStatus
 from daemons.contracts.ids import LOCAL_NODE
 from daemons.contracts.routes import HIVE_HEALTH, HIVE_MODEL_LIST, HIVE_TELEMETRY
 from daemons.contracts.telemetry import HiveTelemetry
-from daemons.kit.auth import HIVE_KEY, ensure_key
 from daemons.kit.client import DaemonClient, Peer
 from daemons.kit.logs import get_logger
-from daemons.kit.paths import Paths
+from daemons.kit.notices import Notices
 from daemons.kit.policy import Policy
-from daemons.kit.settings import Settings
-from daemons.lifecycle.local import ensure_hive, find_daemon, stop_daemon
 from daemons.queen.core.events import Event, NodeChanged, NodeFailed, NodeSampled
+from daemons.queen.hives import Hive, HiveAddress, Say
+from daemons.queen.supervision import Supervision
 
 _RECONNECT_S = 0.2
-
-Say = Callable[..., object]
-"""As `Narrator.say`: a sentence and its figures."""
-
-
-@dataclass(frozen=True, slots=True)
-class HiveAddress:
-    """Where a hive answers, and our key for it."""
-
-    url: str
-    key: str
-
-
-class Hive(Protocol):
-    """How the hive of one node is found, started and stopped."""
-
-    host: str
-    startable: bool
-
-    async def find(self) -> HiveAddress | None:
-        """The running hive; None when none runs."""
-
-    async def ensure(self, say: Say) -> HiveAddress:
-        """The running hive, started when there is none. Raises RbeeError."""
-
-    async def stop_if_ours(self) -> None:
-        """End the hive if it was started for this queen alone."""
-
-
-class LocalHive:
-    """The hive on the queen's own machine and state folder."""
-
-    host = "localhost"
-    startable = True
-
-    def __init__(self, paths: Paths, settings: Settings, *, ephemeral: bool) -> None:
-        self._paths = paths
-        self._settings = settings
-        self._ephemeral = ephemeral
-        self._started_here = False
-
-    async def find(self) -> HiveAddress | None:
-        return await asyncio.to_thread(self._find)
-
-    def _find(self) -> HiveAddress | None:
-        run = find_daemon("hive", self._paths)
-        return HiveAddress(run.url, ensure_key(self._paths, HIVE_KEY)) if run else None
-
-    async def ensure(self, say: Say) -> HiveAddress:
-        running = await ensure_hive(self._paths, self._settings, ephemeral=self._ephemeral, narrate=say)
-        self._started_here = self._started_here or running.started_here
-        return HiveAddress(running.url, running.key)
-
-    async def stop_if_ours(self) -> None:
-        if self._ephemeral and self._started_here:
-            await stop_daemon("hive", self._paths, self._settings.policy)
+_LOGS = "rbee logs --tail 40"
 
 
 class NodeWatcher:
-    """Watches one node for as long as `run` runs. Everything it learns goes to `post`."""
+    """Watches one node for as long as `run` runs. Everything it learns goes to `post`.
 
-    def __init__(self, name: str, hive: Hive, policy: Policy, *, post: Callable[[Event], None], say: Say) -> None:
+    A hive that ended unexpectedly is started again, see `Supervision`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        hive: Hive,
+        policy: Policy,
+        *,
+        post: Callable[[Event], None],
+        say: Say,
+        notices: Notices | None = None,
+    ) -> None:
         self.name = name
         self.hive = hive
         self.url = ""
@@ -93,6 +47,9 @@ class NodeWatcher:
         self._policy = policy
         self._post = post
         self._say = say
+        self._notices = notices or Notices()
+        self._supervision = Supervision(policy.restart_rule, hive.start_command)
+        self._pid = 0
         self._client: DaemonClient | None = None
         self._kept: DaemonClient | None = None
         self._wanted = False
@@ -136,8 +93,7 @@ class NodeWatcher:
             get_logger().error("watching a node failed", node=self.name, exc_info=error)
             self._failed(RbeeError(Code.INTERNAL, f"watching node {self.name} failed: {type(error).__name__}"))
         if self._client is None:
-            stopped = self._status is NodeStatus.STOPPED
-            await self._wait(self._policy.telemetry_interval_s if stopped else _RECONNECT_S)
+            await self._wait(self._pause_s())
             return
         began = asyncio.get_running_loop().time()
         try:
@@ -150,6 +106,14 @@ class NodeWatcher:
             self._client = None
         if asyncio.get_running_loop().time() - began < _RECONNECT_S:  # a hive that drains accepts, and ends, streams
             await self._wait(_RECONNECT_S)
+
+    def _pause_s(self) -> float:
+        """How long to wait before the next look at a node that is not connected."""
+        if self._status is not NodeStatus.STOPPED:
+            return _RECONNECT_S
+        restart_s = self._supervision.wait_s(asyncio.get_running_loop().time())
+        interval_s = self._policy.telemetry_interval_s
+        return interval_s if restart_s is None else min(interval_s, restart_s)
 
     async def _reach(self) -> None:
         """Connect, as often as the policy says. The hive is looked up for each try: it may have ended, or moved."""
@@ -168,20 +132,44 @@ class NodeWatcher:
                 details = {**error.details, "tries": attempt}
                 told = RbeeError(error.code, f"{error.message}, try {attempt} of {tries}", details=details)
                 if wait is None:
-                    raise told from error
+                    raise self._with_remedy(told, address) from error
                 self._on_retry(attempt, tries, wait, told)
                 await self._wait(wait)
 
     async def _address(self) -> HiveAddress | None:
         """Where the hive is; starts it when the node is wanted."""
         address = await self.hive.find()
-        if address is None and not self._wanted:
-            self._tell(NodeStatus.STOPPED)
+        if address is None and not self._wanted and not await self._starts_again():
+            self._tell(NodeStatus.STOPPED, self._supervision.problem)
             return None
         if address is None:
+            self._supervision.started()
             self._tell(NodeStatus.STARTING)
             address = await self.hive.ensure(self._say)
+        self._pid = address.pid
         return address
+
+    async def _starts_again(self) -> bool:
+        """Whether the hive ended unexpectedly and it is time to start it again."""
+        supervision, now = self._supervision, asyncio.get_running_loop().time
+        is_news = supervision.noted(await self.hive.crashed(), now())
+        wait_s = supervision.wait_s(now())
+        if wait_s == 0.0:
+            self._notices.tell(f"node {self.name}: {supervision.ended} and is started again", hint=_LOGS)
+        elif is_news and wait_s is None:
+            self._notices.tell(f"node {self.name}: {supervision.problem}", hint=_LOGS)
+        return wait_s == 0.0
+
+    def _with_remedy(self, error: RbeeError, address: HiveAddress) -> RbeeError:
+        """Of a hive that does not answer although its process runs: how to get rid of that."""
+        if not address.pid:
+            return error
+        return RbeeError(
+            error.code,
+            f"{error.message},{_remedy(address.pid)}",
+            details={**error.details, "pid": address.pid},
+            hint=f"kill -9 {address.pid}",
+        )
 
     async def _connect(self, address: HiveAddress) -> None:
         peer = Peer(address.url, address.key, f"the hive of node {self.name}", Code.HIVE_UNREACHABLE)
@@ -227,6 +215,7 @@ class NodeWatcher:
     def _sampled(self, sample: HiveTelemetry) -> None:
         self._wanted, self._problem = False, ""
         self._status = NodeStatus.REACHABLE
+        self._supervision.answers()
         self._post(NodeSampled(asyncio.get_running_loop().time(), self.name, sample))
         self._arm(self._policy.node_stale_s, NodeStatus.STALE)
 
@@ -240,7 +229,7 @@ class NodeWatcher:
             self._tell(status, f"no sample for {policy.node_stale_s:g} s")
             self._arm(max(0.0, policy.node_unreachable_s - policy.node_stale_s), NodeStatus.UNREACHABLE)
         else:
-            self._tell(status, f"no sample for {policy.node_unreachable_s:g} s")
+            self._tell(status, f"no sample for {policy.node_unreachable_s:g} s{_remedy(self._pid)}")
 
     def _failed(self, error: RbeeError) -> None:
         """The hive could not be started or reached."""
@@ -254,8 +243,8 @@ class NodeWatcher:
     def _tell(self, status: NodeStatus, problem: str = "") -> None:
         if status in (NodeStatus.STOPPED, NodeStatus.STARTING):
             self._cancel_timer()
-        if self._status is not status:
-            self._status = status
+        if self._status is not status or (problem and problem != self._problem):
+            self._status, self._problem = status, problem
             self._post(NodeChanged(asyncio.get_running_loop().time(), self.name, status, problem))
 
     def _cancel_timer(self) -> None:
@@ -280,3 +269,10 @@ class NodeWatcher:
 
 def _major_minor(version: str) -> list[str]:
     return version.split(".")[:2]
+
+
+def _remedy(pid: int) -> str:
+    """What to do about a hive on this machine that hangs; nothing of one elsewhere (pid 0)."""
+    return (
+        f" though its process runs (end it with: kill -9 {pid}; it is started again, its workers go on)" if pid else ""
+    )

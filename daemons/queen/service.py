@@ -22,9 +22,10 @@ from daemons.queen.core import events as ev
 from daemons.queen.core.decide import decide
 from daemons.queen.core.state import Limits, Node, State
 from daemons.queen.fleet import FleetFeed, FleetView, QueenIdentity
+from daemons.queen.hives import Hive
 from daemons.queen.ledger import TaskLedger
 from daemons.queen.metrics import Metrics
-from daemons.queen.nodes import Hive, NodeWatcher
+from daemons.queen.nodes import NodeWatcher
 from daemons.queen.performer import Performer, Stage
 from daemons.queen.store import QueenStore, StoredTask, TelemetryMinutes
 from daemons.queen.submissions import Submission, restored
@@ -95,7 +96,14 @@ class QueenService:
         )
 
     def _watcher(self, name: str, hive: Hive) -> NodeWatcher:
-        return NodeWatcher(name, hive, self.policy, post=self.post, say=partial(self.audience.tell_node, name))
+        return NodeWatcher(
+            name,
+            hive,
+            self.policy,
+            post=self.post,
+            say=partial(self.audience.tell_node, name),
+            notices=self.parts.notices,
+        )
 
     @staticmethod
     def now() -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import shlex
 import sys
 import time
 from contextlib import AsyncExitStack
@@ -22,9 +23,9 @@ from daemons.kit.startup import Options, listen, prepare
 from daemons.kit.store import Store
 from daemons.queen.core.state import Limits
 from daemons.queen.fleet import QueenIdentity
+from daemons.queen.hives import Hive, LocalHive
 from daemons.queen.http.table import queen_handlers
 from daemons.queen.logs import QueenLogs
-from daemons.queen.nodes import Hive, LocalHive
 from daemons.queen.owner import InFlight, OwnerWatch
 from daemons.queen.service import Parts, QueenService
 from daemons.queen.store import MIGRATIONS, QueenStore
@@ -103,7 +104,12 @@ def _hive_at(name: str, home: Path, paths: Paths, settings: Settings, identity: 
     """The hive of another state folder on this machine; any port will do, since its run file tells."""
     folders = replace(paths, home=home, models=home / "models")
     own = settings.hive.model_copy(update={"node": name, "port": 0})
-    return LocalHive(folders, settings.model_copy(update={"hive": own}), ephemeral=identity.ephemeral)
+    return LocalHive(
+        folders,
+        settings.model_copy(update={"hive": own}),
+        ephemeral=identity.ephemeral,
+        start_command=f"RBEE_HOME={shlex.quote(str(home))} rbee hive start",
+    )
 
 
 def can_run_hive() -> bool:

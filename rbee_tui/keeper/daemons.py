@@ -19,6 +19,7 @@ from daemons.lifecycle.local import (
     end_abandoned_workers,
     ensure_hive,
     ensure_queen,
+    find_crashed,
     find_daemon,
     living_workers,
     stop_daemon,
@@ -72,12 +73,8 @@ def this_machine(paths: Paths) -> ThisMachine:
 
 def ended_unexpectedly(paths: Paths, name: str) -> EndedDaemon | None:
     """The last queen or hive of this machine, if it did not end in order. Reads files."""
-    path = run_path(paths, name)
-    run = read_run_file(path)
-    # One that ends in order removes its file first. So the file is looked at again after the process.
-    if run is None or run.is_alive or read_run_file(path) != run:
-        return None
-    return EndedDaemon(name, run.identity.pid, run.url, str(paths.log_file(name)))
+    run = find_crashed(name, paths)
+    return EndedDaemon(name, run.identity.pid, run.url, str(paths.log_file(name))) if run else None
 
 
 def check_address(status: DaemonStatus, *, host: str | None, port: int | None) -> None:

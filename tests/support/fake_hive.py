@@ -34,8 +34,9 @@ from daemons.contracts.workers import (
 from daemons.kit.app import Handler, Result, build_app, query_of
 from daemons.kit.auth import Keyring
 from daemons.kit.policy import Policy
+from daemons.kit.procs import ProcessIdentity
 from daemons.kit.sse import SseResponse, encode_event
-from daemons.queen.nodes import HiveAddress, Say
+from daemons.queen.hives import HiveAddress, Say
 from tests.support.http_service import running
 from tests.support.queen_core import sample, worker_row
 
@@ -155,12 +156,14 @@ class FakeHive:
     """One hive, and at the same time the queen's way to it (`find`, `ensure`, `stop_if_ours`)."""
 
     host = "fake"
+    start_command = "rbee hive start"
 
     def __init__(self, *, startable: bool = True, started: bool = True) -> None:
         self.startable = startable
         self.started = started
         self.ensure_error: RbeeError | None = None
         self.ensured = 0
+        self.crash: ProcessIdentity | None = None
         self.stopped = 0
         self.version = __version__
         self.workers: dict[str, FakeWorker] = {}
@@ -185,6 +188,9 @@ class FakeHive:
 
     async def find(self) -> HiveAddress | None:
         return HiveAddress(self.url, HIVE_KEY) if self.started else None
+
+    async def crashed(self) -> ProcessIdentity | None:
+        return self.crash
 
     async def ensure(self, say: Say) -> HiveAddress:
         self.ensured += 1

@@ -18,9 +18,9 @@ from daemons.kit.policy import Policy
 from daemons.kit.store import Store
 from daemons.queen.core.state import Limits
 from daemons.queen.fleet import QueenIdentity
+from daemons.queen.hives import Hive
 from daemons.queen.http.table import queen_handlers
 from daemons.queen.logs import QueenLogs
-from daemons.queen.nodes import Hive
 from daemons.queen.service import Parts, QueenService
 from daemons.queen.store import MIGRATIONS, QueenStore
 from tests.support.fake_hive import FakeHive

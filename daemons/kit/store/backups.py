@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 
 from daemons.contracts.errors import Code, RbeeError
+from daemons.kit.paths import discard
 from daemons.kit.store.faults import StoreBroken, is_corruption
 
 KEPT_PER_REASON = 5
@@ -69,12 +70,3 @@ def _copy(connection: duckdb.DuckDBPyConnection, target: Path) -> None:
 
 def _quoted(text: str, quote: str) -> str:
     return quote + text.replace(quote, quote * 2) + quote
-
-
-def discard(*leftovers: Path) -> None:
-    """Remove files as far as they are there and the disk allows it."""
-    for leftover in leftovers:
-        try:
-            leftover.unlink()
-        except OSError:
-            pass  # it is not there, or what kept the backup from being written keeps this as well

@@ -17,8 +17,8 @@ from pathlib import Path
 import duckdb
 
 from daemons.contracts.errors import Code, RbeeError
-from daemons.kit.paths import unusable
-from daemons.kit.store.backups import discard, list_backups, time_stamp
+from daemons.kit.paths import discard, unusable
+from daemons.kit.store.backups import list_backups, time_stamp
 from daemons.kit.store.database import Database, Migration, connect, stored_version
 
 KEPT_ASIDE = 3

@@ -10,12 +10,16 @@ from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.fleet import ModelList, NodeStatus
 from daemons.contracts.routes import HIVE_MODEL_LIST
 from daemons.kit.client import DaemonClient
+from daemons.kit.notices import Notices
+from daemons.kit.procs import ProcessIdentity
 from daemons.queen.core.events import Event, NodeChanged, NodeFailed, NodeSampled
 from daemons.queen.nodes import NodeWatcher
 from tests.support.fake_hive import FakeHive
 from tests.support.queen_harness import FAST, until
 
-POLICY = FAST.model_copy(update={"node_stale_s": 0.3, "node_unreachable_s": 0.8, "http_timeout_s": 0.3})
+POLICY = FAST.model_copy(
+    update={"node_stale_s": 0.3, "node_unreachable_s": 0.8, "http_timeout_s": 0.3, "restart_first_s": 0.1}
+)
 
 
 class Watched:
@@ -24,8 +28,14 @@ class Watched:
     def __init__(self, hive: FakeHive) -> None:
         self.events: list[Event] = []
         self.said: list[str] = []
+        self.notices = Notices()
         self.watcher = NodeWatcher(
-            "local", hive, POLICY, post=self.events.append, say=lambda text, **_: self.said.append(text)
+            "local",
+            hive,
+            POLICY,
+            post=self.events.append,
+            say=lambda text, **_: self.said.append(text),
+            notices=self.notices,
         )
 
     def statuses(self) -> list[NodeStatus]:
@@ -83,6 +93,31 @@ async def test_a_hive_whose_process_ended_is_stopped_at_once() -> None:
         with pytest.raises(RbeeError) as caught:
             _ = watched.watcher.client
         assert caught.value.code is Code.HIVE_UNREACHABLE
+
+
+async def test_a_hive_that_ended_unexpectedly_is_started_again_without_being_asked_for() -> None:
+    async with FakeHive().serving() as hive, _watching(hive) as watched:
+        await until(watched.sampled)
+        hive.crash = ProcessIdentity(4711, "boot", 1)
+        hive.die()
+        await until(lambda: NodeStatus.STOPPED in watched.statuses(), limit_s=0.3)
+        before = watched.sampled()
+        await until(lambda: watched.sampled() > before, limit_s=2.0)
+        assert hive.ensured == 1
+        assert watched.statuses() == [NodeStatus.STOPPED, NodeStatus.STARTING]
+        (notice,) = watched.notices.rows()
+        assert notice.text == "node local: its hive (pid 4711) ended unexpectedly and is started again"
+
+
+async def test_a_restart_that_fails_is_told_and_not_repeated_by_itself() -> None:
+    async with FakeHive().serving() as hive, _watching(hive) as watched:
+        await until(watched.sampled)
+        hive.crash, hive.ensure_error = ProcessIdentity(4711, "boot", 1), RbeeError(Code.PORT_IN_USE, "9200 is taken")
+        hive.die()
+        await until(watched.failures, limit_s=2.0)
+        await asyncio.sleep(0.3)
+        assert hive.ensured == 1
+        assert [error.code for error in watched.failures()] == [Code.PORT_IN_USE]
 
 
 async def test_silence_makes_a_node_stale_then_unreachable_and_a_sample_brings_it_back() -> None:
