@@ -33,6 +33,7 @@ class Code(StrEnum):
     INVALID_API_KEY = "INVALID_API_KEY"
     ROLE_FORBIDDEN = "ROLE_FORBIDDEN"
     MODEL_PATH_FORBIDDEN = "MODEL_PATH_FORBIDDEN"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
     # 404
     ROUTE_NOT_FOUND = "ROUTE_NOT_FOUND"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
@@ -59,6 +60,7 @@ class Code(StrEnum):
     ENGINE_FAILED = "ENGINE_FAILED"
     STATE_CORRUPT = "STATE_CORRUPT"
     DAEMON_START_FAILED = "DAEMON_START_FAILED"
+    INSTALL_FAILED = "INSTALL_FAILED"
     WORKER_RUNTIME_BROKEN = "WORKER_RUNTIME_BROKEN"
     WORKER_RUNTIME_MISSING = "WORKER_RUNTIME_MISSING"
     # 502: somebody behind us was lost
@@ -122,6 +124,7 @@ ERROR_TABLE: Mapping[Code, ErrorSpec] = {
     Code.MODEL_PATH_FORBIDDEN: ErrorSpec(
         403, False, "the file is outside the folders that models may come from", "rbee config show"
     ),
+    Code.PERMISSION_DENIED: ErrorSpec(403, False, "no right to write there", "sudo rbee install --system"),
     Code.ROUTE_NOT_FOUND: ErrorSpec(404, False, "no such address on this daemon", "rbee --help"),
     Code.METHOD_NOT_ALLOWED: ErrorSpec(405, False, "the address exists, the method does not", "rbee --help"),
     Code.NODE_NOT_FOUND: ErrorSpec(
@@ -150,6 +153,7 @@ ERROR_TABLE: Mapping[Code, ErrorSpec] = {
     Code.ENGINE_FAILED: ErrorSpec(500, True, "llama.cpp failed to decode", _LOGS),
     Code.STATE_CORRUPT: ErrorSpec(500, False, "a database file cannot be read", "ls ~/.rbee/backups"),
     Code.DAEMON_START_FAILED: ErrorSpec(500, False, "a daemon ended before it answered", _LOGS),
+    Code.INSTALL_FAILED: ErrorSpec(500, False, "a part of rbee could not be installed", "rbee install --plan"),
     Code.WORKER_RUNTIME_BROKEN: ErrorSpec(500, False, "llama.cpp is installed but does not run here", _DOCTOR),
     Code.WORKER_RUNTIME_MISSING: ErrorSpec(500, False, "llama-cpp-python is not installed", _DOCTOR),
     Code.QUEEN_UNREACHABLE: ErrorSpec(502, True, "the queen does not answer", "rbee queen status"),

@@ -35,6 +35,7 @@ from daemons.kit.notices import Notices
 from daemons.kit.paths import Paths
 from daemons.kit.policy import Policy
 from daemons.kit.procs import ProcessIdentity, wait_exit
+from daemons.lifecycle.plan import KEEP_WORKERS_SIGNAL
 
 LIST_WAIT_S = 1.0
 """How long a listing waits for workers that are slow to answer; their rows are then those of the last answer."""
@@ -132,6 +133,9 @@ class HiveService:
         """Find the workers that run, begin to look at the devices. The store is open already."""
         self._stop = stop
         parts = self.parts
+        asyncio.get_running_loop().add_signal_handler(
+            KEEP_WORKERS_SIGNAL, lambda: self.shut_down(DrainRequest(workers=False))
+        )
         self._running = asyncio.create_task(self._run(), name="hive")
         self._running.add_done_callback(lambda _: stop())
         try:

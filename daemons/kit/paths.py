@@ -6,12 +6,13 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from daemons.contracts.errors import Code, RbeeError
 
 SYSTEM_CONFIG = Path("/etc/rbee/config.toml")
+SYSTEM_HOME = Path("/var/lib/rbee")
 PRIVATE_FOLDER_MODE = 0o700
 PROBE_BYTES = 64 * 1024
 """What a daemon needs of the disk in order to start: its run file, a log line, the database's write-ahead log."""
@@ -50,6 +51,11 @@ class Paths:
         """Texts of generations that were cut off."""
         return self.home / "partial"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder that holds state, the outer ones first."""
+        return (self.home, self.run, self.worker_run, self.logs, self.keys, self.backups)
+
     def database(self, daemon: str) -> Path:
         """``queen.duckdb`` or ``hive.duckdb``."""
         return self.home / f"{daemon}.duckdb"
@@ -63,7 +69,7 @@ class Paths:
 
         Raises RbeeError(HOME_UNUSABLE) with the path and the reason when one cannot be made or written.
         """
-        for folder in (self.home, self.run, self.worker_run, self.logs, self.keys, self.backups):
+        for folder in self.folders:
             try:
                 folder.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
             except OSError as error:
@@ -73,6 +79,63 @@ class Paths:
                 probe.write(bytes(PROBE_BYTES))
         except OSError as error:
             raise unusable(self.home, error, "the state folder ") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where `rbee install` puts the parts of an installation: links to programs, settings, systemd units, state."""
+
+    programs: Path
+    config: Path
+    config_mode: int
+    units: Path
+    state: Paths
+
+
+_SYSTEM = Places(
+    programs=Path("/usr/local/bin"),
+    config=SYSTEM_CONFIG,
+    config_mode=0o644,
+    units=Path("/etc/systemd/system"),
+    state=Paths(home=SYSTEM_HOME, models=SYSTEM_HOME / "models", user_config=SYSTEM_CONFIG),
+)
+
+
+def system_places(prefix: Path = Path("/")) -> Places:
+    """Places for all users of this machine, below `prefix`."""
+    state = _SYSTEM.state
+    moved = Paths(*(_below(prefix, path) for path in (state.home, state.models, state.user_config)))
+    return replace(
+        _SYSTEM,
+        programs=_below(prefix, _SYSTEM.programs),
+        config=moved.user_config,
+        units=_below(prefix, _SYSTEM.units),
+        state=moved,
+    )
+
+
+def user_places(environ: Mapping[str, str]) -> Places:
+    """Places of this user alone. Raises RbeeError(HOME_UNUSABLE) as `find_paths` does, and where HOME is not set."""
+    state = find_paths(environ)
+    if not environ.get("HOME"):
+        raise RbeeError(
+            Code.HOME_UNUSABLE,
+            "HOME is not set, so there is no folder for programs",
+            hint="export HOME=/path/to/folder",
+        )
+    home = _absolute("HOME", environ["HOME"])
+    config_home = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+    return Places(
+        programs=home / ".local" / "bin",
+        config=state.user_config,
+        config_mode=0o600,  # it may hold the key for a queen elsewhere
+        units=config_home / "systemd" / "user",
+        state=state,
+    )
+
+
+def _below(prefix: Path, path: Path) -> Path:
+    return prefix / path.relative_to("/")
 
 
 def unusable(path: Path, error: OSError, what: str = "") -> RbeeError:

@@ -5,6 +5,7 @@ owns -> connections close -> the process exits. A second signal cuts the drain s
 """
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -93,6 +94,7 @@ async def serve(
     try:
         if on_serving is not None:
             await on_serving()
+        tell_systemd("READY=1")
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -101,6 +103,21 @@ async def serve(
         await service.close()
         server.should_exit = True
         await serving
+
+
+def tell_systemd(state: str) -> None:
+    """Tell systemd, where it waits for that, what we are up to (sd_notify(3)); it waits for no program we start.
+
+    A service of ``Type=notify`` counts as started only then: whoever comes after it finds it answering.
+    """
+    address = os.environ.pop("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+    except OSError as error:
+        get_logger().warning("systemd could not be told", state=state, reason=str(error))
 
 
 async def _drain(service: Service, hurry: asyncio.Event, drain_s: float) -> None:

@@ -32,6 +32,7 @@ from daemons.lifecycle.plan import (
     ended_too_early,
     never_answered,
     start_error_in,
+    stop_limit_s,
 )
 
 __all__ = [
@@ -105,8 +106,7 @@ async def stop_daemon(name: str, paths: Paths, policy: Policy) -> ExitReport | N
     run = await asyncio.to_thread(find_daemon, name, paths)
     if run is None:
         return None
-    # After its drain a daemon ends what it owns, which may take a SIGTERM and a SIGKILL there.
-    report = await stop(run.identity, kill_after_s=policy.drain_s + 3 * policy.term_s)
+    report = await stop(run.identity, kill_after_s=stop_limit_s(policy))
     if report.ended:
         # One that was killed could not remove its file.
         await asyncio.to_thread(remove_run_file, run_path(paths, name), run.identity)

@@ -1,6 +1,7 @@
 """How a daemon is started, as pure functions: command line, environment, and what a failed start means."""
 
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,15 @@ from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.routes import HIVE_HEALTH, QUEEN_HEALTH, Route
 from daemons.kit.auth import ADMIN_KEY, HIVE_KEY
 from daemons.kit.paths import Paths
+from daemons.kit.policy import Policy, Seconds
 from daemons.kit.procs import ExitReport, describe_exit
 from daemons.kit.settings import Settings
 
 LOG_LINES = 20
 """Lines of a daemon's output that a failed start shows."""
+
+KEEP_WORKERS_SIGNAL = signal.SIGUSR1
+"""Ends a hive as SIGTERM does, but leaves its workers to the next hive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,11 @@ def daemon_environment(
     if environ.get("RBEE_CONFIG"):
         settled["RBEE_CONFIG"] = str(here / Path(environ["RBEE_CONFIG"]).expanduser())
     return {**environ, **settled}
+
+
+def stop_limit_s(policy: Policy) -> Seconds:
+    """How long a daemon may take from SIGTERM to its end: its drain, then SIGTERM and SIGKILL to what it owns."""
+    return policy.drain_s + 3 * policy.term_s
 
 
 def start_error_in(lines: Sequence[str]) -> RbeeError | None:

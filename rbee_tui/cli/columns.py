@@ -8,6 +8,7 @@ from typing import Any
 from daemons.contracts.fleet import LogLine, ModelRow, NodeRow
 from daemons.contracts.tasks import TaskRow
 from daemons.contracts.workers import WorkerHealth, WorkerRow
+from daemons.lifecycle.installing import Step
 from rbee_tui.cli.clean import one_line
 from rbee_tui.cli.figures import UNKNOWN, age, duration, figure, local_time, percent, size
 from rbee_tui.cli.tables import Column
@@ -98,6 +99,12 @@ SETTING_COLUMNS: tuple[Column[SettingRow], ...] = (
     Column("KEY", lambda row: row.key),
     Column("VALUE", lambda row: _setting(row.value)),
     Column("SOURCE", lambda row: row.source),
+)
+
+STEP_COLUMNS: tuple[Column[Step], ...] = (
+    Column("STEP", lambda step: step.action.value),
+    Column("PATH", lambda step: str(step.thing.path)),
+    Column("WHAT", lambda step: f"{step.thing.about}{f'; {step.why}' if step.why else ''}"),
 )
 
 

@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "queen": LazyCommand(f"{_AT}.daemons:queen", "Start, stop and look at the queen of this machine"),
     "hive": LazyCommand(f"{_AT}.daemons:hive", "Start, stop and look at the hive of this machine"),
     "config": LazyCommand(f"{_AT}.config:config", "Settings and where each comes from"),
+    "install": LazyCommand(f"{_AT}.install:install", "Install programs, configuration and services"),
     "doctor": LazyCommand(f"{_AT}.doctor:doctor", "Check this installation and say what to run"),
     "completion": LazyCommand(f"{_AT}.completion:completion", "Print the completion script for a shell"),
 }

@@ -40,6 +40,7 @@ GRAMMAR = {
     "hive stop": "--json",
     "hive status": "--json",
     "config show": "--json",
+    "install": "--system --service --prefix --plan --json",
     "doctor": "--json",
     "completion": "shell",
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from daemons.contracts.errors import Code, RbeeError
-from daemons.kit.paths import find_paths
+from daemons.kit.paths import find_paths, system_places, user_places
 
 
 def test_rbee_home_moves_everything(tmp_path: Path) -> None:
@@ -51,3 +51,36 @@ def test_a_home_that_is_no_folder_is_told_before_anything_is_made(tmp_path: Path
     with pytest.raises(RbeeError, match="RBEE_HOME is '.*thing', which is not a folder") as caught:
         find_paths({"RBEE_HOME": str(tmp_path / "thing")})
     assert caught.value.code is Code.HOME_UNUSABLE
+
+
+class TestPlaces:
+    def test_of_a_user(self) -> None:
+        places = user_places({"HOME": "/home/bee"})
+        assert places.programs == Path("/home/bee/.local/bin")
+        assert places.config == Path("/home/bee/.config/rbee/config.toml")
+        assert places.units == Path("/home/bee/.config/systemd/user")
+        assert places.state == find_paths({"HOME": "/home/bee"})
+
+    def test_of_a_user_who_moved_his_folders(self) -> None:
+        environ = {"HOME": "/home/bee", "RBEE_HOME": "/data/rbee", "XDG_CONFIG_HOME": "/home/bee/etc"}
+        places = user_places(environ)
+        assert places.state.home == Path("/data/rbee")
+        assert places.config == Path("/home/bee/etc/rbee/config.toml")
+        assert places.units == Path("/home/bee/etc/systemd/user")
+
+    def test_without_home_there_is_no_place_for_programs(self) -> None:
+        with pytest.raises(RbeeError, match="HOME is not set") as caught:
+            user_places({"RBEE_HOME": "/data/rbee"})
+        assert (caught.value.code, caught.value.hint) == (Code.HOME_UNUSABLE, "export HOME=/path/to/folder")
+
+    @pytest.mark.parametrize("prefix", ["/", "/tmp/below"])
+    def test_of_the_machine(self, prefix: str) -> None:
+        places = system_places(Path(prefix))
+        for path, plain in [
+            (places.programs, "usr/local/bin"),
+            (places.config, "etc/rbee/config.toml"),
+            (places.units, "etc/systemd/system"),
+            (places.state.home, "var/lib/rbee"),
+            (places.state.models, "var/lib/rbee/models"),
+        ]:
+            assert path == Path(prefix) / plain
