@@ -98,7 +98,9 @@ def test_backends_are_those_of_the_wire() -> None:
 
 def test_no_listing_of_commands_is_cut_off_at_80_columns() -> None:
     def check(command: click.Command, name: str, parent: click.Context | None = None) -> int:
-        context = click.Context(command, info_name=name, parent=parent, terminal_width=80, max_content_width=80)
+        # With the command's own settings: click keeps the help option that it makes first.
+        settings = {**command.context_settings, "terminal_width": 80, "max_content_width": 80}
+        context = click.Context(command, info_name=name, parent=parent, **settings)
         if not isinstance(command, click.Group):
             return 0
         listing = command.get_help(context).partition("\nCommands:\n")[2]

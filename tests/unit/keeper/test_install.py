@@ -188,8 +188,8 @@ def test_interrupted_at_any_call_nothing_half_made_counts_and_again_goes_on(
                 break
             except (KeyboardInterrupt, RbeeError):
                 pass
-        half_made = [path for path, text in tree(target).items() if not _is_whole(target / path, text)]
-        assert [path for path in half_made if not _is_fresh(path)] == []
+        there = {path: text for path, text in tree(target).items() if not _is_fresh(path)}
+        assert [path for path, text in there.items() if not _is_whole(target / path, text)] == []
         run(environ)
         assert run(environ) == []
     else:
