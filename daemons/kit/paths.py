@@ -116,13 +116,13 @@ def system_places(prefix: Path = Path("/")) -> Places:
 
 def user_places(environ: Mapping[str, str]) -> Places:
     """Places of this user alone. Raises RbeeError(HOME_UNUSABLE) as `find_paths` does, and where HOME is not set."""
-    state = find_paths(environ)
     if not environ.get("HOME"):
         raise RbeeError(
             Code.HOME_UNUSABLE,
             "HOME is not set, so there is no folder for programs",
             hint="export HOME=/path/to/folder",
         )
+    state = find_paths(environ)
     home = _absolute("HOME", environ["HOME"])
     config_home = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
     return Places(

@@ -121,7 +121,7 @@ def look(thing: Thing) -> Found | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise _denied_or_failed([(thing.path, error)], []) from error
+        raise _refusal([(thing.path, error)], Wish()) from error
     mode = stat.S_IMODE(state.st_mode) & 0o777
     if stat.S_ISDIR(state.st_mode):
         return Found(Kind.FOLDER, mode=mode)
@@ -156,13 +156,14 @@ def _is_program_of_rbee(target: Path) -> bool:
 def carry_out(steps: Sequence[Step], wish: Wish, places: Places, say: Listener) -> list[Step]:
     """Do what the plan says; the steps that were done.
 
-    Raises RbeeError: PERMISSION_DENIED or INSTALL_FAILED before anything is made when a place cannot be written, and
-    INSTALL_FAILED when a step fails (a full disk), or when something of somebody else's is in the way of one.
+    Raises RbeeError: PERMISSION_DENIED, HOME_UNUSABLE or INSTALL_FAILED before anything is made when a place cannot be
+    written,
+    and INSTALL_FAILED when a step fails (a full disk), or when something of somebody else's is in the way of one.
     """
     due = [step for step in steps if step.action.changes]
     faults = [fault for step in due if (fault := _cannot_write(step.thing)) is not None]
     if faults:
-        raise _denied_or_failed(faults, wish.flags)
+        raise _refusal(faults, wish)
     for done, step in enumerate(due):
         try:
             _do(step, places)
@@ -192,17 +193,23 @@ def _cannot_write(thing: Thing) -> tuple[Path, OSError] | None:
     return folder, OSError(number, os.strerror(number))
 
 
-def _denied_or_failed(faults: Iterable[tuple[Path, OSError]], flags: Sequence[str]) -> RbeeError:
+def _refusal(faults: Iterable[tuple[Path, OSError]], wish: Wish) -> RbeeError:
     """What keeps us from writing, each folder once. sudo helps against permissions alone."""
     reasons = {str(folder): error for folder, error in faults}
+    numbers = {error.errno for error in reasons.values()}
     told = "; ".join(f"{folder}: {error.strerror}" for folder, error in reasons.items())
-    denied = all(error.errno in {errno.EACCES, errno.EPERM} for error in reasons.values())
-    again = shlex.join([str(find_scripts()["rbee"]), "install", *flags])
+    code, hint = Code.INSTALL_FAILED, f"ls -ld {shlex.join(reasons)}"
+    if numbers <= {errno.EACCES, errno.EPERM}:
+        code = Code.PERMISSION_DENIED
+        if wish.system:
+            hint = f"sudo {shlex.join([str(find_scripts()['rbee']), 'install', *wish.flags])}"
+    elif errno.EROFS in numbers and not wish.system and not wish.prefix:
+        code, hint = Code.HOME_UNUSABLE, "export HOME=/path/to/folder"
     return RbeeError(
-        Code.PERMISSION_DENIED if denied else Code.INSTALL_FAILED,
+        code,
         f"nothing was installed, because not all of it can be written: {told}",
         details={"folders": {folder: error.strerror for folder, error in reasons.items()}},
-        hint=f"sudo {again}" if denied and "--system" in flags else f"ls -ld {shlex.join(reasons)}",
+        hint=hint,
     )
 
 
