@@ -145,7 +145,7 @@ def unusable(path: Path, error: OSError, what: str = "") -> RbeeError:
         Code.HOME_UNUSABLE,
         f"cannot write {what}{path}: {error.strerror or error}{f', {free_space(path)}' if full else ''}",
         details={"path": str(path), "errno": error.errno},
-        hint=shlex.join(["df", "-h", str(path.parent)]) if full else None,
+        hint=shlex.join(["df", "-h", str(path if path.is_dir() else path.parent)]) if full else None,
     )
 
 

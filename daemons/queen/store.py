@@ -140,14 +140,14 @@ class QueenStore:
         running = [row["id"] for row in rows if row["state"] == TaskState.RUNNING]
         waiting = [stored for row in rows if row["id"] not in running and (stored := _stored(row)) is not None]
         unreadable = {row["id"] for row in rows} - {stored.row.id for stored in waiting} - set(running)
-        await self._fail(running, "it was running; its text so far is kept", now)
-        await self._fail(sorted(unreadable), "it waited, and this version cannot read its request", now)
+        self._fail(running, "it was running; its text so far is kept", now)
+        self._fail(sorted(unreadable), "it waited, and this version cannot read its request", now)
         return waiting
 
-    async def _fail(self, ids: Sequence[str], how: str, now: float) -> None:
+    def _fail(self, ids: Sequence[str], how: str, now: float) -> None:
         """End tasks as QUEEN_RESTARTED."""
         error = RbeeError(Code.QUEEN_RESTARTED, f"the queen ended before this task was done: {how}")
-        await self._store.write(
+        self._store.write_soon(
             "UPDATE tasks SET state = 'failed', ended_at = ?, error = ?, request = NULL,"
             " tokens = greatest(tokens, coalesce((SELECT t.tokens FROM task_texts t WHERE t.task_id = id), 0))"
             " WHERE list_contains(?::VARCHAR[], id)",

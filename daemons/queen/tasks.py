@@ -115,6 +115,10 @@ class TaskBook:
             raise task_not_found(task_id)
         return record
 
+    def all(self) -> list[TaskRecord]:
+        """Tasks of which rows are told, live and ended."""
+        return [record for record in self._records.values() if not record.starts_worker]
+
     def live(self) -> Iterator[TaskRecord]:
         return (record for record in self._records.values() if not record.ended)
 

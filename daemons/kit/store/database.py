@@ -14,7 +14,14 @@ import duckdb
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.kit.store.backups import write_backup
-from daemons.kit.store.faults import ConstraintViolated, StoreBroken, StoreFailed, open_fault, statement_fault
+from daemons.kit.store.faults import (
+    ConstraintViolated,
+    DiskRefused,
+    StoreBroken,
+    StoreFailed,
+    open_fault,
+    statement_fault,
+)
 
 __all__ = ["ConstraintViolated", "Database", "Migration", "Row", "Statement", "StoreFailed"]
 
@@ -88,13 +95,14 @@ class Database:
         """Store groups of statements, each group whole or not at all; the fault of each group, or None.
 
         All groups share one transaction. When one of them fails, DuckDB has to abort it, and then each group gets a
-        transaction of its own, so that one faulty group costs no other.
+        transaction of its own, so that one faulty group costs no other. A disk that refused one would refuse the rest.
         """
         try:
             self._transact([statement for group in groups for statement in group])
             faults: list[StoreFailed | None] = [None] * len(groups)
         except StoreFailed as fault:
-            faults = [fault] if len(groups) == 1 else [self._fault_of(group) for group in groups]
+            hopeless = len(groups) == 1 or isinstance(fault, StoreBroken | DiskRefused)
+            faults = [fault] * len(groups) if hopeless else [self._fault_of(group) for group in groups]
         self._make_private()
         return faults
 

@@ -29,6 +29,12 @@ class StoreBroken(StoreFailed):
     """The open database is of no more use, or a part of it cannot be read: it has to be opened again."""
 
 
+class DiskRefused(StoreFailed):
+    """The disk took nothing, as when it is full: the same may succeed later."""
+
+
+_REFUSED = ("No space left on device", "Could not write file", "Disk quota exceeded")
+
 _CORRUPT = (
     "Corrupt database file",  # the checksum of a block does not fit
     "Corrupt WAL file",
@@ -86,10 +92,12 @@ def corrupt(path: Path, reason: str) -> RbeeError:
 
 def statement_fault(sql: str, error: Exception) -> StoreFailed:
     """The failure of one statement. Parameters are left out of it: they may be private."""
-    kind = StoreFailed
+    kind: type[StoreFailed] = StoreFailed
     if isinstance(error, duckdb.ConstraintException):
         kind = ConstraintViolated
     elif isinstance(error, duckdb.FatalException) or is_corruption(error):
         kind = StoreBroken
+    elif any(words in str(error) for words in _REFUSED):
+        kind = DiskRefused
     reason = (str(error) or type(error).__name__).splitlines()[0]
     return kind(f"{reason} (in: {' '.join(sql.split())[:120]})")

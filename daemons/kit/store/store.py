@@ -1,7 +1,8 @@
 """The database of a daemon, used from the event loop: one named thread owns it and takes work from a queue.
 
-Whatever has gathered in the queue when the thread wakes up is stored in one transaction. A database that breaks while
-it is open is opened again, which mends it; as long as that fails there is no history, and the daemon serves without.
+Whatever has gathered in the queue when the thread wakes up is stored in one transaction. History that a full disk
+refuses is held for a while, and stored once there is room. A database that breaks while it is open is opened again,
+which mends it.
 """
 
 import asyncio
@@ -19,14 +20,17 @@ from daemons.contracts.errors import RbeeError
 from daemons.kit.logs import get_logger
 from daemons.kit.notices import Notices
 from daemons.kit.store.database import Database, Migration, Row, Statement
-from daemons.kit.store.faults import StoreBroken, StoreFailed
+from daemons.kit.store.faults import DiskRefused, StoreBroken, StoreFailed
 from daemons.kit.store.recovery import open_mended
 
 MOST_WAITING = 10_000
 """Writes that may wait for a slow disk before `write_soon` drops further ones."""
 
-REOPEN_EACH_S = 2.0
-"""Between two tries to open a database that broke and could not be opened again."""
+MOST_HELD = 2_000
+"""Changes of history that are held while the disk refuses them; further ones are lost."""
+
+RETRY_EACH_S = 2.0
+"""Between two tries to store them, or to open a database that broke and could not be opened again."""
 
 DAY_S = 86_400.0
 _LOOK_EACH_S = 3600.0
@@ -70,11 +74,13 @@ class Store:
         self.notices = notices or Notices()
         self.dropped_writes = 0
         self.failed_writes = 0
-        self._lost_in_a_row = 0
+        self._failing = False
+        self._held: list[_Write] = []
+        self._lost_meanwhile = 0
+        self._refusal: DiskRefused | None = None
         self._backup_s = backup_s
         self._backed_up_at = 0.0
         self._database: Database | None = None
-        self._why_closed: RbeeError | None = None
         self._tried_at = 0.0
         self._migrations = migrations
         self._backups_dir = backups_dir
@@ -175,6 +181,8 @@ class Store:
                 self._do(jobs)
                 self._backup_in_time()
         finally:
+            if self._held:
+                get_logger().warning("history was lost: the disk refused it up to the end", changes=len(self._held))
             self._give_up()
 
     def _open_file(self) -> Database:
@@ -187,21 +195,13 @@ class Store:
         return database
 
     def _opened(self) -> Database:
-        """The open database; one that broke is opened again. Raises StoreFailed as long as it cannot be."""
+        """The open database; one that broke is opened again. Raises DiskRefused as long as it cannot be."""
         if self._database is None:
-            if time.monotonic() - self._tried_at >= REOPEN_EACH_S:
-                self._reopen()
-            if self._database is None:
-                raise StoreFailed(f"the database is closed: {self._why_closed}")
+            try:
+                self._database = self._open_file()
+            except RbeeError as error:
+                raise DiskRefused(error.message) from error
         return self._database
-
-    def _reopen(self) -> None:
-        self._tried_at = time.monotonic()
-        try:
-            self._database = self._open_file()
-        except RbeeError as error:
-            self._why_closed = error
-            get_logger().warning("the database cannot be opened again", reason=error.message)
 
     def _give_up(self) -> None:
         database, self._database = self._database, None
@@ -215,7 +215,6 @@ class Store:
         except StoreBroken as fault:
             get_logger().error("the database broke and is opened again", path=str(self.path), reason=fault.message)
             self._give_up()
-            self._reopen()
             return work(self._opened())
 
     def _do(self, jobs: Sequence[_Job]) -> None:
@@ -230,20 +229,62 @@ class Store:
         self._store(writes)
 
     def _store(self, writes: Sequence[_Write]) -> None:
-        if not writes:
+        """Store what is held and these, in their order; while the disk refuses, only from time to time."""
+        if self._refusal is not None and time.monotonic() - self._tried_at < RETRY_EACH_S:
+            self._refused(writes, self._refusal)
             return
-        faults: list[StoreFailed | None]
+        together = [*self._held, *writes]
+        if not together:
+            return
+        self._tried_at = time.monotonic()
         try:
-            faults = self._attempt(lambda database: _written(database, writes))
-        except StoreFailed as failure:
-            faults = [failure] * len(writes)
-        for write, fault in zip(writes, faults, strict=True):
-            if write.done is None:
-                self._count(fault)
-            elif fault is None:
-                write.done.set_result(None)
+            faults = self._attempt(lambda database: _written(database, together))
+        except DiskRefused as closed:
+            self._refused(writes, closed)
+            return
+        except StoreFailed as fault:
+            faults = [fault] * len(together)
+        self._held = []
+        outcomes = list(zip(together, faults, strict=True))
+        refusals = [fault for fault in faults if isinstance(fault, DiskRefused)]
+        for write, outcome in outcomes:
+            if not isinstance(outcome, DiskRefused):
+                self._tell(write, outcome)
+        if refusals:
+            self._refused([write for write, outcome in outcomes if isinstance(outcome, DiskRefused)], refusals[0])
+        else:
+            self._accepted()
+
+    def _tell(self, write: _Write, fault: StoreFailed | None) -> None:
+        if write.done is None:
+            self._count(fault)
+        elif fault is None:
+            write.done.set_result(None)
+        else:
+            write.done.set_exception(fault)
+
+    def _refused(self, writes: Sequence[_Write], refusal: DiskRefused) -> None:
+        """Hold history, and tell whoever waits for a write that it failed. The first of a row of refusals is told."""
+        if self._refusal is None:
+            self.notices.tell(
+                f"history is not stored for now, requests are served all the same: {refusal.message}",
+                hint=shlex.join(["df", "-h", str(self.path.parent)]),
+            )
+        self._refusal = refusal
+        for write in writes:
+            if write.done is not None:
+                write.done.set_exception(refusal)
+            elif len(self._held) < MOST_HELD:
+                self._held.append(write)
             else:
-                write.done.set_exception(fault)
+                self.dropped_writes += 1
+                self._lost_meanwhile += 1
+
+    def _accepted(self) -> None:
+        if self._refusal is None:
+            return
+        lost, self._lost_meanwhile, self._refusal = self._lost_meanwhile, 0, None
+        self.notices.tell(f"history is stored again in {self.path}; {lost or 'no'} changes to it were lost")
 
     def _answer(self, call: _Call) -> None:
         if not call.done.set_running_or_notify_cancel():
@@ -254,18 +295,12 @@ class Store:
             call.done.set_exception(error)
 
     def _count(self, fault: StoreFailed | None) -> None:
-        """Tell the first of a row of failures, and their end: on a full disk there would be thousands."""
+        """Log the first of a row of failures only: there may be thousands."""
         if fault is not None:
             self.failed_writes += 1
-            self._lost_in_a_row += 1
-            if self._lost_in_a_row == 1:
-                self.notices.tell(
-                    f"history is not stored, requests are served all the same: {fault.message}",
-                    hint=shlex.join(["df", "-h", str(self.path.parent)]),
-                )
-        elif self._lost_in_a_row:
-            lost, self._lost_in_a_row = self._lost_in_a_row, 0
-            self.notices.tell(f"history is stored again in {self.path}; {lost} changes to it were lost")
+            if not self._failing:
+                get_logger().error("history was not stored", reason=fault.message)
+        self._failing = fault is not None
 
     def _backup_in_time(self) -> None:
         if time.time() - self._backed_up_at < self._backup_s:
@@ -283,8 +318,8 @@ class Store:
         """Everything that waits (nothing, when it is time to look at the clock), and whether closing was asked for."""
         jobs: list[_Job] = []
         try:
-            left = self._backed_up_at + self._backup_s - time.time()
-            job = self._jobs.get(timeout=min(max(left, 0.0), _LOOK_EACH_S))
+            left = min(max(self._backed_up_at + self._backup_s - time.time(), 0.0), _LOOK_EACH_S)
+            job = self._jobs.get(timeout=left if self._refusal is None else RETRY_EACH_S)
             while job is not None:
                 jobs.append(job)
                 job = self._jobs.get_nowait()

@@ -76,8 +76,12 @@ class TaskHandlers:
             client=None if is_admin(request) else client_of(request),
             states=[query.state] if query.state else (),
         )
-        live = {record.id: record.shown() for record in self._service.book.live()}
-        return TaskList(tasks=[live.get(row.id, row) for row in rows])
+        # What the queen holds itself is newer than what is stored, or is not stored at all while the disk is full.
+        held = [record.shown() for record in self._service.book.all() if may_see(request, record.row)]
+        known = {row.id for row in held}
+        wanted = [row for row in held if query.state in (None, row.state)]
+        newest = [*wanted, *(row for row in rows if row.id not in known)]
+        return TaskList(tasks=sorted(newest, key=lambda row: row.created_at, reverse=True)[: query.limit])
 
     async def show(self, request: Request, _body: None) -> TaskRow:
         task_id = request.path_params["id"]

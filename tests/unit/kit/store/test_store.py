@@ -14,8 +14,10 @@ import pytest
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.kit.store import ConstraintViolated, Database, Migration, Statement, Store, StoreFailed, store
+from daemons.kit.store.backups import list_backups
 from tests.support.held_database import held_by_another_process, opened_by_another_process
-from tests.unit.kit.store.conftest import NODES
+from tests.support.small_disk import small_disk
+from tests.unit.kit.store.conftest import NODES, TEXTS
 
 MARKS = Migration(1, "marks", "CREATE TABLE mark (n INTEGER PRIMARY KEY, transaction_id BIGINT DEFAULT txid_current())")
 INSERT = "INSERT INTO mark (n) VALUES (?)"
@@ -163,6 +165,98 @@ async def test_history_is_dropped_rather_than_kept_without_bound(marks: Store, m
     await writing
     assert await numbers(marks) == [*range(10), 99]
     assert marks.dropped_writes == 15
+
+
+async def test_what_a_full_disk_refuses_is_stored_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "RETRY_EACH_S", 0.1)
+    monkeypatch.setattr(store, "MOST_HELD", 30)
+    with small_disk(tmp_path / "disk", mib=8) as disk:
+        async with Store(disk.folder / "queen.duckdb", [MARKS], disk.folder / "backups") as marks:
+            marks.write_soon(INSERT, [0])
+            await marks.flush()
+            await asyncio.to_thread(disk.fill)
+            with pytest.raises(StoreFailed, match="No space left"):
+                await _until_refused(marks)
+            before = await numbers(marks)
+            for n in range(1, 41):
+                marks.write_soon(INSERT, [n])
+            await marks.flush()
+            assert await numbers(marks) == before, "reads go on"
+            (notice,) = marks.notices.rows()
+            assert "history is not stored for now, requests are served all the same" in notice.text
+            assert notice.hint == f"df -h {disk.folder}"
+            await asyncio.to_thread(disk.make_room)
+            await _until_stored(marks, len(before) + 30)
+            stored = await numbers(marks)
+            assert [n for n in stored if n < 1000] == list(range(31)), "in order, the latest are lost"
+            assert "10 changes to it were lost" in marks.notices.rows()[-1].text
+        async with Store(disk.folder / "queen.duckdb", [MARKS], disk.folder / "backups") as again:
+            assert await numbers(again) == stored
+            assert again.notices.rows() == []
+
+
+async def test_a_database_that_breaks_on_a_full_disk_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that fails makes DuckDB refuse everything from then on."""
+    monkeypatch.setattr(store, "RETRY_EACH_S", 0.1)
+    with small_disk(tmp_path / "disk", mib=8) as disk:
+        async with Store(disk.folder / "queen.duckdb", [MARKS], disk.folder / "backups") as marks:
+            for n in range(100):
+                marks.write_soon(INSERT, [n])
+            await marks.flush()
+            await asyncio.to_thread(disk.fill)
+            with pytest.raises(StoreFailed):
+                await marks.read("CHECKPOINT")
+            assert len(await numbers(marks)) == 100
+            marks.write_soon(INSERT, [100])
+            await asyncio.to_thread(disk.make_room)
+            await _until_stored(marks, 101)
+
+
+async def test_a_block_that_cannot_be_read_any_more_is_mended_while_it_is_open(tmp_path: Path) -> None:
+    path = tmp_path / "queen.duckdb"
+    async with Store(path, [TEXTS], tmp_path / "backups") as texts:
+        await texts.write("INSERT INTO texts SELECT md5(range::VARCHAR) FROM range(1000000)")
+        await texts.backup("daily")
+    async with Store(path, [TEXTS], tmp_path / "backups") as texts:
+        await texts.read("SET memory_limit = '10MB'")  # else all blocks are in memory, and no damage is met with
+        # Written past DuckDB, as a failing disk does; a descriptor of ours that is closed would drop the lock.
+        await asyncio.to_thread(_damage_from_outside, path)
+        assert await texts.read("SELECT count(text) AS n, min(length(text)) AS l FROM texts") == [
+            {"n": 1000000, "l": 32}
+        ]
+        (notice,) = texts.notices.rows()
+        assert "could not be read and was restored from the backup of" in notice.text
+        await texts.write("INSERT INTO texts VALUES ('more')")
+
+
+def _damage_from_outside(path: Path) -> None:
+    middle = "os.path.getsize(sys.argv[1]) // 2"
+    program = f"import os, sys; file = open(sys.argv[1], 'r+b'); file.seek({middle}); file.write(bytes(64))"
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+
+
+async def _until_refused(of: Store) -> None:
+    """The last page of the WAL may have room for some more."""
+    for n in range(1000, 2000):
+        await of.write(INSERT, [n])
+
+
+async def _until_stored(of: Store, count: int) -> None:
+    async with asyncio.timeout(10):
+        while len(await numbers(of)) < count:  # noqa: ASYNC110 - the store tells nobody
+            await asyncio.sleep(0.05)
+
+
+async def test_a_backup_is_made_each_day_while_it_is_open(tmp_path: Path) -> None:
+    path, folder = tmp_path / "queen.duckdb", tmp_path / "backups"
+    async with Store(path, [MARKS], folder, backup_s=0.2):
+        async with asyncio.timeout(10):
+            while len(await asyncio.to_thread(list_backups, path, folder, "daily")) < 2:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.05)
 
 
 async def test_a_store_that_is_not_open_says_so(tmp_path: Path) -> None:
