@@ -124,7 +124,7 @@ class TestFleet:
 
     def test_status_as_json_has_the_queen_and_the_wire_types(self, rbee: Rbee, queen: FakeQueen) -> None:
         status = as_json(rbee("status", "--json"))
-        assert set(status) == {"queen", "nodes", "workers", "models", "tasks", "queue", "this_machine"}
+        assert set(status) == {"queen", "nodes", "workers", "models", "tasks", "queue", "notices", "this_machine"}
         assert set(status["queen"]) == {"version", "url", "pid", "started_at", "draining", "ephemeral"}
         assert status["workers"] == [row.model_dump(mode="json") for row in queen.workers]
 
