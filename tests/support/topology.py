@@ -3,12 +3,14 @@
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from daemons.contracts import routes
+from daemons.contracts.ids import LOCAL_NODE
 from daemons.contracts.workers import READY_STATES
 from daemons.kit.auth import ADMIN_KEY, HIVE_KEY, INFER_KEY
 from daemons.kit.procs.identity import ProcessIdentity, is_alive, send_signal
@@ -34,24 +36,33 @@ DEFAULTS: Mapping[str, str] = {
 class Topology:
     """Queen, hive and workers under one `RBEE_HOME`, and keepers that use them.
 
+    `further_nodes` are nodes on the same machine, each with a state folder and a hive of its own.
+
     Processes are known by the run files that the daemons themselves write, and by a look through ``/proc``; both go
     into the recorder. `close` ends everything with SIGTERM and fails when anything is left.
     """
 
-    def __init__(self, recorder: Recorder, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, recorder: Recorder, settings: Mapping[str, str] | None = None, further_nodes: Sequence[str] = ()
+    ) -> None:
         self.recorder = recorder
         # Short, because UNIX sockets below it have paths of 108 bytes at most.
         self.root = Path(tempfile.mkdtemp(prefix="rb-", dir="/tmp"))
         self.home = self.root / "s"
+        self.homes = {LOCAL_NODE: self.home, **{name: self.root / name for name in further_nodes}}
         self._temp = self.root / "t"
         self._user = self.root / "u"
         for folder in (self._temp, self._user):
             folder.mkdir()
         self.settings = {**DEFAULTS, **(settings or {})}
+        if further_nodes:
+            pairs = [f"{name}={self.homes[name]}" for name in further_nodes]
+            self.settings["RBEE_QUEEN_LOCAL_HOMES"] = os.pathsep.join(pairs)
         self._keepers: list[Keeper] = []
         self._apis: dict[tuple[str, str | None], Api] = {}
         self._seen: dict[ProcessIdentity, str] = {}
         self._addresses: set[str] = set()
+        self._disks: list[Path] = []
 
     def environ(self, **changes: str) -> dict[str, str]:
         """A clean environment: nothing of the person who runs the tests gets in."""
@@ -70,6 +81,17 @@ class Topology:
     def user_home(self) -> Path:
         """The folder that the keeper takes for the person's home."""
         return self._user
+
+    def small_disk(self, node: str, mebibytes: int) -> None:
+        """Put the node's state folder on a file system of its own (tmpfs); for root only, before anything runs.
+
+        Raises subprocess.CalledProcessError where that may not be done.
+        """
+        home = self.homes[node]
+        home.mkdir(mode=0o700)
+        options = f"size={mebibytes}m,mode=700"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "rbee-test", home], check=True, capture_output=True)
+        self._disks.append(home)
 
     def begin(
         self,
@@ -106,13 +128,8 @@ class Topology:
 
     def notice(self) -> dict[ProcessIdentity, str]:
         """Write down every daemon and worker whose run file is there; returns those that run."""
-        runs: list[tuple[str, DaemonRun]] = []
-        for name in ("queen", "hive"):
-            run = read_daemon_run(self.home / "run" / f"{name}.json")
-            runs += [(name, run)] if run else []
-        runs += list(read_worker_runs(self.home).items())
         running: dict[ProcessIdentity, str] = {}
-        for name, run in runs:
+        for name, run in self._runs():
             self._addresses.add(run.url)
             if is_alive(run.identity):
                 running[run.identity] = name
@@ -120,9 +137,17 @@ class Topology:
         self._seen |= running
         return running
 
-    def run_of(self, name: str) -> DaemonRun:
+    def _runs(self) -> Iterator[tuple[str, DaemonRun]]:
+        for home in self.homes.values():
+            for name in ("queen", "hive"):
+                run = read_daemon_run(home / "run" / f"{name}.json")
+                if run is not None:
+                    yield name, run
+            yield from read_worker_runs(home).items()
+
+    def run_of(self, name: str, node: str = LOCAL_NODE) -> DaemonRun:
         """What the run file of ``queen`` or ``hive`` says; waits for a daemon that is just starting."""
-        path = self.home / "run" / f"{name}.json"
+        path = self.homes[node] / "run" / f"{name}.json"
         run = eventually(lambda: read_daemon_run(path), f"run file {path}", within_s=READY_WITHIN_S)
         self.notice()
         return run
@@ -222,6 +247,8 @@ class Topology:
         finally:
             for api in self._apis.values():
                 api.close()
+            for disk in self._disks:
+                subprocess.run(["umount", "--lazy", disk], check=True, capture_output=True)
             shutil.rmtree(self.root)
         assert not faults, "; ".join(faults)
 
