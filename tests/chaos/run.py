@@ -1,6 +1,6 @@
 """`make chaos`: three nodes under load, one fault after the other, and everybody's books compared at the end.
 
-python -m tests.chaos.run [--seconds 600] [--seed N] [--every 5] [--clients 8] [--only FAULT …] [--calm] [--json]
+python -m tests.chaos.run [--seconds 600] [--seed N] [--every 5] [--clients 8] [--only FAULT …] [--without FAULT …] [--calm] [--json]
 """
 
 import argparse
@@ -179,9 +179,8 @@ class Chaos:
             stories, struck = self._ledger.stories, self._ledger.struck
             last = str(struck[-1]) if struck else "no fault yet"
             seconds = time.monotonic() - self._began
-            line = (
-                f"{seconds:.0f} of {self._options.seconds:.0f} s, {len(stories)} requests, {len(struck)} faults: {last}"
-            )
+            counts = f"{len(stories)} requests, {len(struck)} faults"
+            line = f"{seconds:.0f} of {self._options.seconds:.0f} s, {counts}: {last}"
             width = shutil.get_terminal_size().columns - 1
             print(f"\r{line[:width]:<{width}}", end="", file=sys.stderr, flush=True)
             await asyncio.sleep(0.5)
@@ -234,11 +233,13 @@ def _options(arguments: Sequence[str] | None) -> tuple[Options, bool]:
     parser.add_argument("--every", type=float, default=5.0, help="seconds per fault, on average")
     parser.add_argument("--clients", type=int, default=8, help="clients at once; the first uses `rbee infer`")
     parser.add_argument("--only", nargs="+", choices=names, metavar="FAULT", help=f"of {', '.join(names)}")
+    parser.add_argument("--without", nargs="+", choices=names, metavar="FAULT", default=[], help="all but these")
     parser.add_argument("--calm", action="store_true", help="no faults: load and audit alone")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy logs and the ledger there")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     given = parser.parse_args(arguments)
-    faults = () if given.calm else tuple(Fault(name.replace("-", " ")) for name in given.only or names)
+    chosen = [] if given.calm else [name for name in given.only or names if name not in given.without]
+    faults = tuple(Fault(name.replace("-", " ")) for name in chosen)
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(2**31)
     return Options(given.seconds, seed, given.every, given.clients, faults, given.keep), given.json
 
