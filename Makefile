@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 PROMPT ?= Once upon a time
 
-.PHONY: demo test check bench demo-model clean
+.PHONY: demo test check bench chaos demo-model clean
 
 demo: $(VENV)/.ready
 	$(BIN)/rbee infer --ephemeral --model demo --max-tokens 240 --prompt "$(PROMPT)"
@@ -23,6 +23,10 @@ check: $(VENV)/.ready-test
 # Ratios against llama-server and llama-cpp-python's own server, which are built or installed outside the repository.
 bench: $(VENV)/.ready-test
 	$(BIN)/python -m tests.bench.run $(ARGS)
+
+# Three nodes on this machine under load and seeded faults; ARGS such as "--seconds 60 --seed 7", --help tells all.
+chaos: $(VENV)/.ready-test
+	$(BIN)/python -m tests.chaos.run $(ARGS)
 
 # Trains the model that ships as daemons/models/demo/demo.gguf again: about half an hour on two cores.
 demo-model: $(VENV)/.ready

@@ -71,7 +71,7 @@ def configure_logs(source: str, path: Path, settings: LogSettings) -> None:
     )
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_stamp_foreign],
+            foreign_pre_chain=[_stamp_foreign, structlog.processors.format_exc_info],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.EventRenamer("text"),

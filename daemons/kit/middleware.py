@@ -3,6 +3,7 @@
 From the outside in: ``RequestScope`` > ``FloodLimit`` > ``Authentication`` > ``BodyLimit`` > routes.
 """
 
+import asyncio
 import json
 import time
 from collections import OrderedDict, deque
@@ -78,6 +79,11 @@ class RequestScope:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # The server cuts what it still answers when the daemon ends; without this a client gets a bare 500.
+            if started:
+                raise
+            await send_error(scope, send_with_id, RbeeError(Code.DRAINING, "the daemon ended before it answered this"))
         except Exception as error:
             failure = self._as_rbee_error(error, scope)
             if started:

@@ -1,10 +1,12 @@
 """``run/queen.json`` and ``run/hive.json``: which process a daemon is, and at which address it answers.
 
-A daemon writes its own file when it answers and removes it at its end. A file whose process is gone is stale; its
-identity tells, so that a later process of the same pid is not taken for the daemon.
+A daemon writes its own file when it answers and removes it at its end; when it is lost meanwhile, it is written again,
+or nobody would find a daemon that runs. A file whose process is gone is stale; its identity tells, so that a later
+process of the same pid is not taken for the daemon.
 """
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +15,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from daemons import __version__
+from daemons.contracts.errors import RbeeError
+from daemons.kit.logs import get_logger
 from daemons.kit.paths import Paths, discard, unusable
 from daemons.kit.procs.identity import ProcessIdentity, is_alive, own_identity
+
+LOOK_EACH_S = 1.0
+"""A lost run file is there again within this."""
 
 
 class RunFile(BaseModel):
@@ -93,10 +100,28 @@ def remove_run_file(path: Path, identity: ProcessIdentity) -> bool:
 
 
 @contextmanager
-def published(path: Path, run: RunFile) -> Iterator[None]:
-    """The run file is there meanwhile. Raises as `write_run_file` does."""
+def published(path: Path, run: RunFile, *, look_each_s: float = LOOK_EACH_S) -> Iterator[None]:
+    """The run file is there meanwhile, also when somebody removes it. Raises as `write_run_file` does."""
     write_run_file(path, run)
+    over = threading.Event()
+    keeping = threading.Thread(target=_keep, args=(path, run, over, look_each_s), name="run-file", daemon=True)
+    keeping.start()
     try:
         yield
     finally:
+        over.set()
+        keeping.join()
         remove_run_file(path, run.identity)
+
+
+def _keep(path: Path, run: RunFile, over: threading.Event, each_s: float) -> None:
+    """Write the file again whenever it is gone, cannot be read, or names a process that has ended."""
+    while not over.wait(each_s):
+        told = read_run_file(path)
+        if told is not None and told.is_alive:
+            continue
+        try:
+            write_run_file(path, run)
+        except RbeeError:
+            continue  # the disk is full, or the folder is gone: a later look may find it mended
+        get_logger().warning("the run file was lost and is written again", path=str(path))

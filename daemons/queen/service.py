@@ -19,7 +19,7 @@ from daemons.queen.actions import Actions
 from daemons.queen.audience import Audience
 from daemons.queen.core import effects as fx
 from daemons.queen.core import events as ev
-from daemons.queen.core.decide import decide
+from daemons.queen.core.decide import decide, queen_ends
 from daemons.queen.core.state import Limits, Node, State
 from daemons.queen.fleet import FleetFeed, FleetView, QueenIdentity
 from daemons.queen.hives import Hive
@@ -250,7 +250,12 @@ class QueenService:
         self._inbox.put_nowait(event)
 
     def submit(self, submission: Submission) -> TaskRecord:
-        """Hand a task to the owner; await its `decided` to learn whether it was taken."""
+        """Hand a task to the owner; await its `decided` to learn whether it was taken.
+
+        Raises RbeeError(DRAINING) when there is no owner any more, who could decide.
+        """
+        if self.closing.is_set() or (self._running is not None and self._running.done()):
+            raise queen_ends(self.parts.limits)
         record = submission.record(self.policy.event_keep_bytes, self.now())
         self.book.add(record)
         self._idle.clear()

@@ -41,7 +41,7 @@ class Audit:
 
     def __init__(self, ledger: Ledger, rows: Sequence[Row], references: Mapping[str, str]) -> None:
         self._ledger = ledger
-        self._rows = {str(row["id"]): row for row in rows}
+        self._rows = ledger.history | {str(row["id"]): row for row in rows}
         self._all_rows = rows
         self._references = references
         self._faults = frozenset(struck.strike.fault for struck in ledger.struck if struck.happened)
@@ -129,6 +129,8 @@ class Audit:
                 yield Finding("a task is not over in history", _short(row))
             elif row["state"] == "failed" and not (row.get("error") or {}).get("message"):
                 yield Finding("a failed task has no message in history", _short(row))
+            elif (before := self._ledger.history.get(row["id"])) and _ran_again(before, row):
+                yield Finding("a task that was over ran again", f"{_short(before)}; now {_short(row)}")
             elif unexplained_row(row, tries.get(row["request_id"]), self._faults):
                 yield Finding("no fault explains how a task ended in history", _short(row))
         for name, what in (("id", "twice in history"), ("request_id", "ran twice")):
@@ -147,6 +149,12 @@ def unexplained_row(row: Row, story: Story | None, faults: frozenset[Fault]) -> 
     left = story is None or story.end in (End.BROKEN, End.SILENT, End.UNANSWERED, End.LEFT) or story.code != code
     kind = Kind.VANISH if left and code == "CANCELLED" else story.kind if story else Kind.KEEPER
     return unexplained(code, kind, faults)
+
+
+def _ran_again(before: Row, now: Row) -> bool:
+    """Whether a task that was over has a new end of its own; after a loss of history it may count as interrupted."""
+    code = (now.get("error") or {}).get("code")
+    return before["ended_at"] != now["ended_at"] and code != "QUEEN_RESTARTED"
 
 
 def _expected(story: Story, row: Row) -> Iterator[str]:

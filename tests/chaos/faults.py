@@ -157,6 +157,8 @@ class Striker:
         """Kill the daemon and harm its database before anybody can start another one."""
         daemon, node = _daemon(struck.strike), struck.strike.node
         home = self._scene.home(node)
+        if daemon == "queen":
+            self._ledger.history |= await asyncio.to_thread(self._scene.ended_rows)
         with _starts_held_up(home / "run" / f"{daemon}.lock") as held:
             identity = self._daemon(struck)
             if identity is None or not held:

@@ -146,6 +146,8 @@ class Ledger:
     struck: list[Struck] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     """Commands of a person that went wrong in a way that no fault explains."""
+    history: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Task id -> its row as the queen told it right before a fault that may cost her history."""
     queens: list[tuple[int, float]] = field(default_factory=list)
     """(pid, first seen at) of every queen there was, in order."""
 

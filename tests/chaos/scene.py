@@ -11,6 +11,7 @@ from typing import Any, Final
 import httpx
 
 from daemons.contracts import routes
+from daemons.contracts.tasks import ENDED
 from daemons.contracts.workers import READY_STATES
 from daemons.kit.auth import ADMIN_KEY, HIVE_KEY, INFER_KEY
 from daemons.kit.procs.identity import is_alive
@@ -24,6 +25,7 @@ from tests.support.harness_leftovers import DaemonRun, read_daemon_run, read_wor
 from tests.support.topology import Topology
 
 HEALTHY_WITHIN_S: Final = 30.0
+MOST_ROWS: Final = 10_000
 SMALL_DISK_MIB: Final = 48
 REFERENCE_TOKENS: Final = 600
 
@@ -135,6 +137,22 @@ class Scene:
         assert answer.status_code == 200, answer.text
         snapshot: dict[str, Any] = answer.json()
         return snapshot
+
+    def history(self) -> list[dict[str, Any]]:
+        """Rows of all tasks that the queen remembers. Raises AssertionError when there is no queen or no answer."""
+        api = self.admin()
+        assert api is not None, "no queen runs"
+        answer = api.call(routes.TASK_LIST, query={"limit": MOST_ROWS})
+        assert answer.status_code == routes.TASK_LIST.status, answer.text
+        rows: list[dict[str, Any]] = answer.json()["tasks"]
+        return rows
+
+    def ended_rows(self) -> dict[str, dict[str, Any]]:
+        """Task id -> row of the tasks that are over; none when the queen does not tell."""
+        try:
+            return {str(row["id"]): row for row in self.history() if row["state"] in ENDED}
+        except (AssertionError, httpx.HTTPError):
+            return {}
 
     def unhealthy(self) -> list[str]:
         """What keeps the fleet from being healthy, in sentences; empty when nothing does."""

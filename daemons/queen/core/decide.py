@@ -35,7 +35,7 @@ from daemons.queen.core.loads import (
     worker_loaded,
 )
 from daemons.queen.core.placement import Evict, Join, Open, Refuse, Use, Wait, matching, place_task
-from daemons.queen.core.state import LoadStage, Spec, State, Task, Worker
+from daemons.queen.core.state import Limits, LoadStage, Spec, State, Task, Worker
 
 _FIRST_BACKOFF_S = 0.05
 _LONGEST_BACKOFF_S = 2.0
@@ -78,11 +78,7 @@ def _submitted(state: State, event: events.TaskSubmitted, out: list[Effect]) -> 
 
 def _refused_at_the_door(state: State, spec: Spec) -> RbeeError | None:
     if state.draining:
-        return RbeeError(
-            Code.DRAINING,
-            "this queen is ending and takes no new tasks",
-            details={"retry_after_s": state.limits.retry_after_s},
-        )
+        return queen_ends(state.limits)
     if spec.node is not None and spec.node not in state.nodes:
         known = ", ".join(state.nodes) or "none"
         return RbeeError(
@@ -92,6 +88,15 @@ def _refused_at_the_door(state: State, spec: Spec) -> RbeeError | None:
             hint=f"rbee setup add-node --name {spec.node} --ssh-host <host> --ssh-user <user>",
         )
     return None
+
+
+def queen_ends(limits: Limits) -> RbeeError:
+    """The refusal of a task that comes too late."""
+    return RbeeError(
+        Code.DRAINING,
+        "this queen is ending and takes no new tasks",
+        details={"retry_after_s": limits.retry_after_s},
+    )
 
 
 def _stopped(state: State, event: events.TaskStopped, out: list[Effect]) -> None:

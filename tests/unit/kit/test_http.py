@@ -303,6 +303,23 @@ async def test_drain_order() -> None:
     assert service.calls == ["start", "begin_drain", "drained", "close"]
 
 
+async def test_a_request_that_is_cut_when_the_daemon_ends_is_told_so() -> None:
+    begun, never = asyncio.Event(), asyncio.Event()
+
+    async def hang(_request: Request, _body: Any) -> Result:
+        begun.set()
+        await never.wait()
+
+    service = RecordingService()
+    async with running(app_of(Daemon.WORKER, WORKER_STATS=hang), service) as url, raw(url) as http:
+        asking = asyncio.create_task(http.get(r.WORKER_STATS.path))
+        await begun.wait()
+        service.stop()
+        answer = await asking
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "DRAINING"
+
+
 async def test_drain_is_cut_at_its_limit() -> None:
     service = RecordingService()
     service.idle.clear()

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from daemons.contracts.errors import Code, RbeeError
 from daemons.kit.paths import Paths
 from daemons.kit.procs import identify, own_identity
 from daemons.kit.runfile import RunFile, published, read_run_file, remove_run_file, run_path, write_run_file
+from tests.support.harness import eventually
 
 
 @pytest.fixture
@@ -84,6 +86,41 @@ def test_a_later_process_of_the_same_pid_is_not_taken_for_the_daemon(path: Path)
     run = read_run_file(path)
     assert run is not None
     assert not run.is_alive
+
+
+def test_one_that_is_lost_while_published_is_written_again(path: Path) -> None:
+    run = mine()
+    with published(path, run, look_each_s=0.01):
+        for lose in (path.unlink, lambda: path.write_text(""), lambda: path.write_text(of_a_dead_process(run))):
+            lose()
+            eventually(lambda: read_run_file(path) == run, "the file is back", within_s=5.0)
+    assert not path.exists()
+
+
+def test_the_file_of_another_living_process_is_left_alone(path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as process:
+        identity = identify(process.pid)
+        with published(path, mine(), look_each_s=0.01):
+            write_run_file(path, mine("http://127.0.0.1:1").model_copy(update={"identity": identity}))
+            time.sleep(0.1)  # ten looks
+            told = read_run_file(path)
+        process.kill()
+    assert told is not None
+    assert told.identity == identity
+
+
+def test_a_folder_that_is_gone_for_a_while_costs_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with published(folder / "queen.json", mine(), look_each_s=0.01):
+        folder.rename(tmp_path / "away")
+        time.sleep(0.05)  # some looks
+        folder.mkdir()
+        eventually((folder / "queen.json").exists, "the file is back", within_s=5.0)
+
+
+def of_a_dead_process(run: RunFile) -> str:
+    return run.model_copy(update={"identity": dataclasses.replace(run.identity, started=1)}).model_dump_json()
 
 
 def test_it_is_there_while_published_also_when_that_fails(path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daemons.contracts.errors import Code
+from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.routes import TASK_CREATE, TASK_LIST, TASK_SHOW
 from daemons.contracts.tasks import TaskList, TaskRow, TaskState
 from daemons.queen.store import QueenStore
@@ -60,6 +60,16 @@ async def test_a_queen_whose_owner_fails_ends_and_leaves_nothing(tmp_path: Path)
         queen.service._running.cancel()
         await until(lambda: hive.stopped == 1)
         assert queen.service.closing.is_set()
+
+
+@pytest.mark.parametrize("detached", [True, False])
+async def test_a_task_that_comes_when_nobody_can_take_it_any_more_is_refused(tmp_path: Path, detached: bool) -> None:
+    async with queen_and_hive(tmp_path) as (queen, _hive):
+        queen.service.closing.set()
+        with pytest.raises(RbeeError) as caught:
+            await (queen.detach() if detached else queen.run_task())
+        assert caught.value.code is Code.DRAINING
+        assert not list(queen.service.book.live())
 
 
 async def test_a_restored_task_keeps_its_deadline_and_its_refusal_is_kept(tmp_path: Path) -> None:
