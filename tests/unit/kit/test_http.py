@@ -309,6 +309,7 @@ async def test_a_request_that_is_cut_when_the_daemon_ends_is_told_so() -> None:
     async def hang(_request: Request, _body: Any) -> Result:
         begun.set()
         await never.wait()
+        return None
 
     service = RecordingService()
     async with running(app_of(Daemon.WORKER, WORKER_STATS=hang), service) as url, raw(url) as http:
