@@ -98,7 +98,7 @@ def missing_program(program: str, error: OSError) -> RbeeError:
     """WORKER_RUNTIME_MISSING for a program that cannot be started."""
     return RbeeError(
         Code.WORKER_RUNTIME_MISSING,
-        f"the worker program {program} cannot be started: {error.strerror or error}",
+        f"the worker program {program} (setting worker.program) cannot be started: {error.strerror or error}",
         details={"program": program},
     )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import shlex
+import signal
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ from urllib.parse import urlsplit
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.fleet import DrainRequest, Health
-from daemons.contracts.routes import QUEEN_SHUTDOWN
+from daemons.contracts.routes import HIVE_SHUTDOWN, HIVE_WORKER_LIST, QUEEN_SHUTDOWN
+from daemons.contracts.workers import HiveWorkerList
+from daemons.kit.auth import ensure_key
 from daemons.kit.client import DaemonClient, Peer
 from daemons.kit.narration import Listener
 from daemons.kit.paths import Paths
-from daemons.kit.procs import ExitReport
+from daemons.kit.procs import ExitReport, send_signal, stop
 from daemons.kit.runfile import RunFile, read_run_file, remove_run_file, run_path
 from daemons.lifecycle.local import (
     end_abandoned_workers,
@@ -139,6 +142,77 @@ async def stop_local(installation: Installation, name: str, say: Listener) -> Ex
     drain_s = installation.policy.drain_s
     say(narration(f"stopping the {name}; waiting up to {drain_s:g} s for running requests", pid=run.identity.pid))
     return await stop_daemon(name, installation.paths, installation.policy)
+
+
+@dataclass(frozen=True, slots=True)
+class RestartedHive:
+    """A hive in the place of another one, None if none ran. `found` and `lost` are ids of workers that had run."""
+
+    hive: DaemonStatus
+    before: ExitReport | None
+    found: list[str]
+    lost: list[str]
+
+
+async def restart_hive(installation: Installation, say: Listener) -> RestartedHive:
+    """End the hive of this machine without its workers, and start one that adopts them, whatever ended the last one.
+
+    A hive that does not take that order is killed, so that it cannot end its workers. The installation names the
+    address of the new one. Raises as `start_daemon` does.
+    """
+    paths = installation.paths
+    workers = await asyncio.to_thread(lambda: sorted(file.stem for file in paths.worker_run.glob("*.json")))
+    run = await asyncio.to_thread(find_daemon, HIVE.name, paths)
+    before = await _end_hive_alone(installation, run, say) if run else None
+    if before is None:
+        await asyncio.to_thread(_forget_ended, paths, HIVE.name)
+    status, _ = await start_daemon(installation, HIVE.name, say)
+    async with _hive_client(installation, status.url) as client:
+        rows = (await client.get(HIVE_WORKER_LIST, HiveWorkerList)).workers
+    there = {row.id for row in rows if row.has_process}
+    found, lost = ([id for id in workers if (id in there) is wanted] for wanted in (True, False))
+    return RestartedHive(status, before, found, lost)
+
+
+async def _end_hive_alone(installation: Installation, run: RunFile, say: Listener) -> ExitReport:
+    policy = installation.policy
+    say(narration("ending the hive; its workers go on", pid=run.identity.pid))
+    try:
+        async with _hive_client(installation, run.url) as client:
+            await client.call(HIVE_SHUTDOWN, body=DrainRequest(workers=False), tries=1)
+    except RbeeError as error:
+        say(narration(f"{error.message}: killing it; its workers go on", pid=run.identity.pid))
+        send_signal(run.identity, signal.SIGKILL)
+    report = await stop(run.identity, term_after_s=policy.drain_s, kill_after_s=policy.term_s)
+    await asyncio.to_thread(remove_run_file, run_path(installation.paths, HIVE.name), run.identity)
+    return report
+
+
+def _hive_client(installation: Installation, url: str) -> DaemonClient:
+    key = ensure_key(installation.paths, HIVE.key_name)
+    return DaemonClient(Peer(url, key, f"the {HIVE.name}", HIVE.unreachable), installation.policy)
+
+
+def restart_flags(installation: Installation, name: str) -> Mapping[str, str | int]:
+    """Settings that give the next queen or hive the address of this one; none when any free port will do.
+
+    Reads files. Raises RbeeError(ALREADY_RUNNING) for an ephemeral one, which ends with the command that started it.
+    """
+    run = find_daemon(name, installation.paths)
+    if run is None:
+        return {}
+    if run.ephemeral:
+        raise RbeeError(
+            Code.ALREADY_RUNNING,
+            f"the {name} (pid {run.identity.pid}) is ephemeral: it ends with the command that started it",
+            details={"daemon": name, "pid": run.identity.pid},
+            hint=f"rbee {name} status",
+        )
+    settings = installation.settings.queen if name == QUEEN.name else installation.settings.hive
+    address = urlsplit(run.url)
+    if settings.port == 0 or address.port is None or address.hostname is None:
+        return {}
+    return {f"{name}.host": address.hostname, f"{name}.port": address.port}
 
 
 def _forget_ended(paths: Paths, name: str) -> None:

@@ -1,7 +1,10 @@
 """What the scenarios share: evidence, the Given of a running rbee, keeper commands, tasks over HTTP."""
 
+import os
 import re
 import shlex
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,8 @@ from pytest_bdd import given, parsers, then, when
 from pytest_bdd.parser import Feature, Scenario
 
 from daemons.contracts import routes
+from daemons.kit.procs.identity import is_alive
+from tests.bdd.spawning import Row, ready_row, spawn
 from tests.conftest import StartTopology, close_all
 from tests.support.harness import Evidence, Recorder, eventually
 from tests.support.harness_http import EventReader, error_of
@@ -22,7 +27,6 @@ from tests.support.topology import Topology
 FEATURES = Path(__file__).parents[2] / "features"
 PROMPT = "Once upon a time"
 
-Row = dict[str, Any]
 Fill = Callable[[str], str]
 
 
@@ -167,6 +171,13 @@ def hive_alone(fresh_topology: StartTopology) -> Topology:
     return topology
 
 
+@given("a hive that runs alone with the settings", target_fixture="rbee")
+def hive_alone_with(fresh_topology: StartTopology, datatable: Sequence[Sequence[str]]) -> Topology:
+    topology = fresh_topology({row[0]: row[1] for row in datatable})
+    topology.start_hive()
+    return topology
+
+
 @given("a hive that runs alone and looks at its workers once a minute", target_fixture="rbee")
 def hive_that_waits(fresh_topology: StartTopology) -> Topology:
     """What changes in its registry within seconds does so because somebody told it, or listed the workers."""
@@ -190,6 +201,103 @@ def loaded_worker(rbee: Topology, fill: Fill, made_workers: list[Row], model: st
     row = rbee.start_worker(fill(model), *(("--slots", slots) if slots else ()))
     made_workers.append(row)
     return row
+
+
+@given(parsers.parse('a worker of it with the model "{model}"'), target_fixture="worker")
+def loaded_worker_of_hive(rbee: Topology, fill: Fill, made_workers: list[Row], model: str) -> Row:
+    """As above, of a hive without a queen."""
+    made_workers.append(ready_row(rbee, spawn(rbee, fill(model), slots=2).id))
+    return made_workers[-1]
+
+
+# --- faults from outside, and what is seen of them
+
+
+@pytest.fixture
+def noted() -> dict[str, Any]:
+    """What earlier steps of a scenario have seen: times (monotonic seconds unless said), figures, rows."""
+    return {}
+
+
+@when("the worker is killed")
+def kill_worker(worker: Row, noted: dict[str, Any]) -> None:
+    os.kill(worker["pid"], signal.SIGKILL)
+    noted["fault at"] = time.monotonic()
+
+
+@when("the worker is frozen")
+def freeze_worker(worker: Row, noted: dict[str, Any]) -> None:
+    os.kill(worker["pid"], signal.SIGSTOP)
+    noted["fault at"] = time.monotonic()
+
+
+@when("the hive is killed")
+def kill_hive(rbee: Topology, noted: dict[str, Any]) -> None:
+    noted["hive before"] = rbee.run_of("hive").identity
+    os.kill(noted["hive before"].pid, signal.SIGKILL)
+    noted["fault at"] = time.monotonic()
+    eventually(lambda: not is_alive(noted["hive before"]), "the hive is dead")
+
+
+@given(parsers.parse("a request of {tokens:d} tokens that the worker answers"))
+def long_request(rbee: Topology, worker: Row, streams: dict[str, EventReader], tokens: int) -> None:
+    """Directly to the worker, as a queen would send it."""
+    body = {"id": "the-long-one", "prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True}
+    streams["long"] = rbee.api(worker["url"], worker["key"]).stream(routes.WORKER_INFER, body)
+    streams["long"].wait_tokens(1)
+
+
+@then("the running request is answered to its last token")
+def finished_whole(streams: dict[str, EventReader]) -> None:
+    events = streams["long"].wait_end()
+    assert events[-1].type == "done", events[-1]
+    assert events[-1].data["total_tokens"] == sum(event.type == "token" for event in events)
+    assert events[-1].data["finish_reason"] == "length"
+
+
+@given("the memory that the hive has to give is noted")
+def note_memory(rbee: Topology, noted: dict[str, Any]) -> None:
+    noted["room"] = room_of(rbee)
+
+
+@then("the hive has that memory to give again")
+def memory_is_back(rbee: Topology, noted: dict[str, Any]) -> None:
+    # What other programs of this machine take meanwhile is none of ours: a tenth of the machine is let pass.
+    def look() -> bool:
+        free, total, threads = room_of(rbee)
+        return free >= noted["room"][0] - total // 10 and threads == noted["room"][2]
+
+    eventually(look, f"room again as before: {noted['room']}")
+
+
+def room_of(rbee: Topology) -> tuple[int, int, int]:
+    """Memory that the CPU device of the hive has free and in all, and its cores that are not handed out."""
+    with rbee.hive.stream(routes.HIVE_TELEMETRY) as reader:
+        sample = reader.wait_for(lambda event: bool(event.data.get("devices")), "a sample").data
+    cpu = next(device for device in sample["devices"] if device["backend"] == "cpu")
+    return cpu["memory_free"], cpu["memory_total"], cpu["threads_free"]
+
+
+def exit_of(rbee: Topology, worker_id: str) -> Row:
+    """How a worker ended, as its hive tells, once it has."""
+
+    def look() -> Row | None:
+        answer = rbee.hive.call(routes.HIVE_WORKER_EXITS, query={"id": worker_id})
+        return dict(answer.json()["exits"][0]) if answer.status_code == 200 else None
+
+    return eventually(look, f"the end of {worker_id}", within_s=30.0)
+
+
+@then("the hive lists no worker, and starts none by itself")
+def none_and_none_to_come(rbee: Topology) -> None:
+    assert eventually(lambda: rbee.hive_workers() == [], "no row of a worker")
+    assert not list(rbee.home.glob("run/workers/*.json"))
+
+
+@then("no worker is left")
+def no_worker_left(rbee: Topology) -> None:
+    eventually(lambda: rbee.hive_workers() == [], "no row of a worker in the hive's list")
+    eventually(lambda: rbee.workers() == [], "no row of a worker in the queen's list")
 
 
 # --- the keeper

@@ -5,10 +5,11 @@ from typing import Any
 
 from daemons.contracts import routes
 from daemons.contracts.workers import READY_STATES
-from tests.bdd.conftest import Row
 from tests.support.harness import eventually
 from tests.support.harness_http import Api, TimedEvent
 from tests.support.topology import Topology
+
+Row = dict[str, Any]
 
 
 @dataclass

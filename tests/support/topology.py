@@ -180,11 +180,17 @@ class Topology:
         return self._api(url, key)
 
     def hive_workers(self) -> list[dict[str, Any]]:
-        """Rows of the hive's registry, keys included."""
+        """Rows of the hive's registry that stand for a process, keys included."""
+        return [row for row in self.hive_rows() if row["pid"]]
+
+    def hive_rows(self) -> list[dict[str, Any]]:
+        """All rows of the hive's registry, also of what waits after a crash, or failed."""
         answer = self.hive.call(routes.HIVE_WORKER_LIST)
         assert answer.status_code == 200, answer.text
         rows: list[dict[str, Any]] = answer.json()["workers"]
         for row in rows:
+            if not row["pid"]:
+                continue
             self._addresses.add(row["url"])
             identity = self.recorder.saw_process(row["pid"], row["id"])
             if identity is not None:

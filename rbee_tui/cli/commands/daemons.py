@@ -1,4 +1,4 @@
-"""`rbee queen` and `rbee hive`: start, stop, status."""
+"""`rbee queen` and `rbee hive`: start, stop, restart, status."""
 
 import time
 from dataclasses import asdict
@@ -17,6 +17,8 @@ from rbee_tui.keeper.daemons import (
     daemon_status,
     end_workers_left,
     ended_unexpectedly,
+    restart_flags,
+    restart_hive,
     start_daemon,
     stop_local,
 )
@@ -26,12 +28,12 @@ QUEEN = "queen"
 HIVE = "hive"
 
 
-@click.group(short_help="Start, stop and look at the queen of this machine")
+@click.group(short_help="Start, stop, restart and look at the queen here")
 def queen() -> None:
     """The queen: knows the nodes, places tasks, keeps their history."""
 
 
-@click.group(short_help="Start, stop and look at the hive of this machine")
+@click.group(short_help="Start, stop, restart and look at the hive here")
 def hive() -> None:
     """The hive: this machine's models, devices and workers."""
 
@@ -60,6 +62,20 @@ def queen_stop(call: Call) -> None:
         call.screen.line(f"the queen at {url} finishes what it does and ends")
 
 
+@queen.command("restart", short_help="Stop the queen and start it again")
+@command_options
+def queen_restart(call: Call) -> None:
+    """Let the queen finish what runs, end it, and start one in its place, which finds hives and workers again."""
+    _refuse_queen_url(call, "rbee queen restart")
+    installation = call.installation(restart_flags(call.installation(), QUEEN))
+    before = call.run(stop_local(installation, QUEEN, call.screen.narrate))
+    status, _ = call.run(start_daemon(installation, QUEEN, call.screen.narrate))
+    if call.screen.as_json:
+        call.screen.json({QUEEN: asdict(status), "before": _stopped(before) if before else None})
+    else:
+        call.screen.line(sentence(status))
+
+
 @queen.command("status", short_help="Whether the queen runs, and where")
 @command_options
 def queen_status(call: Call) -> None:
@@ -83,6 +99,25 @@ def hive_stop(call: Call) -> None:
     """End the hive of this machine and its workers, those of a hive that was killed, too."""
     _refuse_queen_url(call, "rbee hive stop")
     _stop(call, call.installation_or_defaults(), HIVE)
+
+
+@hive.command("restart", short_help="Replace the hive; its workers go on")
+@command_options
+def hive_restart(call: Call) -> None:
+    """Replace the hive of this machine by a new one, for an upgrade or because it was killed.
+
+    Its workers go on with what they do, and belong to the new one then.
+    """
+    _refuse_queen_url(call, "rbee hive restart")
+    installation = call.installation(restart_flags(call.installation(), HIVE))
+    done = call.run(restart_hive(installation, call.screen.narrate))
+    if call.screen.as_json:
+        before = _stopped(done.before) if done.before else None
+        call.screen.json({HIVE: asdict(done.hive), "before": before, "workers": done.found, "lost": done.lost})
+        return
+    call.screen.line(f"{sentence(done.hive)}; workers that go on: {', '.join(done.found) or 'none'}")
+    for worker_id in done.lost:
+        call.screen.line(f"worker {worker_id} is gone (see: rbee logs --worker {worker_id})")
 
 
 @hive.command("status", short_help="Whether the hive runs, and where")

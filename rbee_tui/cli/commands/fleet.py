@@ -78,7 +78,9 @@ def _show_without_queen(screen: Screen, machine: ThisMachine) -> None:
     for ended in machine.ended_unexpectedly:
         screen.line(ended_sentence(ended))
     if count and not machine.hive:
-        screen.line(f"hive: none is running, but {workers} without it (end with: rbee hive stop)")
+        screen.line(
+            f"hive: none is running, but {workers} without it (adopt with: rbee hive start; end with: rbee hive stop)"
+        )
 
 
 def _show(call: Call, snapshot: FleetSnapshot) -> None:

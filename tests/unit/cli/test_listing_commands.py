@@ -157,7 +157,7 @@ class TestFleet:
         assert lines == [
             f"queen: {gone}{logs / 'queen.log'})",
             f"hive: {gone}{logs / 'hive.log'})",
-            "hive: none is running, but 1 worker without it (end with: rbee hive stop)",
+            "hive: none is running, but 1 worker without it (adopt with: rbee hive start; end with: rbee hive stop)",
         ]
         here = as_json(rbee("status", "--json"))["this_machine"]
         assert (here["hive"], [row["name"] for row in here["ended_unexpectedly"]]) == (None, ["queen", "hive"])
