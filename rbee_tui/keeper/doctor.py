@@ -19,6 +19,7 @@ from daemons.lifecycle.plan import QUEEN
 from rbee_tui.keeper.checks import Check, Result
 from rbee_tui.keeper.config import config_files
 from rbee_tui.keeper.daemons import NAMES, DaemonStatus, daemon_status
+from rbee_tui.keeper.doctor_installation import check_installation
 from rbee_tui.keeper.doctor_runtime import check_runtime
 from rbee_tui.keeper.installation import Installation
 from rbee_tui.keeper.packages import ROLE_MODULES, install_command, missing_modules
@@ -47,6 +48,7 @@ async def run_checks(on_check: OnCheck, *, environ: Mapping[str, str] | None = N
     tell(*await asyncio.to_thread(check_model_folders, loaded))
     remote_queen = bool(loaded.settings.queen.url)
     tell(*await asyncio.to_thread(lambda: check_packages(remote_queen=remote_queen)))
+    tell(*await asyncio.to_thread(check_installation, loaded.settings, os.environ if environ is None else environ))
     tell(*await check_runtime(loaded.settings.worker.program))
     for name in NAMES:
         tell(*await _check_daemon(name, Installation(paths, loaded, new_request_id())))

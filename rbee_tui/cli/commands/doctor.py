@@ -13,7 +13,7 @@ from rbee_tui.keeper.doctor import run_checks
 @command_options
 @click.pass_context
 def doctor(context: click.Context, call: Call) -> None:
-    """Check this installation: folders, settings, keys, packages, llama.cpp, devices, daemons, ports.
+    """Check this installation: folders, settings, keys, packages, services, llama.cpp, devices, daemons, ports.
 
     Exits with 1 when something does not work.
     """
