@@ -191,6 +191,8 @@ class QueenService:
             waits = record.row.state is not TaskState.RUNNING and record.row.detached
             if not waits or self.view.identity.ephemeral:
                 self._performer.end_task(fx.EndTask(record.id, record.cut_off()))
+            else:
+                record.events.leave_to_the_next_queen()
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -38,6 +38,7 @@ class TaskEvents:
         self._last_token = b""
         self._readers: set[TaskReader] = set()
         self.closed = False
+        self.left_to_the_next_queen = False
 
     @property
     def last(self) -> int:
@@ -48,6 +49,11 @@ class TaskEvents:
     def size(self) -> int:
         """Bytes that are kept."""
         return self._size
+
+    @property
+    def over(self) -> bool:
+        """Whether no further event can come here."""
+        return self.closed or self.left_to_the_next_queen
 
     @property
     def readers(self) -> int:
@@ -78,6 +84,12 @@ class TaskEvents:
         reader = TaskReader(self, after)
         self._readers.add(reader)
         return reader
+
+    def leave_to_the_next_queen(self) -> None:
+        """Nothing more comes here: readers end without a last event, and come back for the rest."""
+        self.left_to_the_next_queen = True
+        for reader in self._readers:
+            reader.wake()
 
     def forget_reader(self, reader: "TaskReader") -> None:
         self._readers.discard(reader)
@@ -184,11 +196,11 @@ class TaskReader:
                 await self._wait()
 
     def _at_end(self) -> bool:
-        return self._events.closed and self._number >= self._events.last
+        return self._events.over and self._number >= self._events.last
 
     async def _wait(self) -> None:
         self._news.clear()
-        if self._number >= self._events.last:
+        if self._number >= self._events.last and not self._events.over:
             await self._news.wait()
 
 

@@ -102,8 +102,10 @@ def _settled(look: Callable[[], list[Finding]]) -> list[Finding]:
 
 def _processes(scene: Scene, running: list[Daemon]) -> Iterator[Finding]:
     named = {daemon.identity for daemon in running}
+    # A worker whose run file was lost is still its hive's.
+    pids = scene.worker_pids()
     for identity, command in processes_of(scene.topology.root).items():
-        if identity not in named:
+        if identity not in named and identity.pid not in pids:
             yield Finding("a process is left that no run file names", f"pid {identity.pid}: {command}")
 
 

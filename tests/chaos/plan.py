@@ -135,6 +135,9 @@ def longest_calm_s(plan: Sequence[Strike]) -> float:
     return max((after.at_s - before.at_s for before, after in pairwise(plan)), default=0.0)
 
 
+MOST_TOKENS: Final = 1000
+"""Long enough to be cut off."""
+
 CUT_SHORT: Final = frozenset({Kind.VANISH, Kind.CANCEL, Kind.DEADLINE, Kind.OPENAI_VANISH})
 
 _PLANS: Final[dict[Kind, int]] = {
@@ -163,7 +166,7 @@ def _weighted() -> tuple[list[Kind], list[int]]:
 def _behaviour(kind: Kind, prompts: int, draw: random.Random) -> Behaviour:
     tokens = draw.choice((20, 60, 200, 600))
     if kind in CUT_SHORT:
-        tokens = 1000  # long enough to be cut off
+        tokens = MOST_TOKENS
     return Behaviour(
         kind=kind,
         prompt=draw.randrange(prompts),

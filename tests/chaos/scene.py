@@ -17,7 +17,7 @@ from daemons.kit.auth import ADMIN_KEY, HIVE_KEY, INFER_KEY
 from daemons.kit.procs.identity import is_alive
 from daemons.models.demo import DEMO_MODEL_PATH
 from tests.chaos.clients import KEEPER_S, Queen
-from tests.chaos.plan import NODES
+from tests.chaos.plan import MOST_TOKENS, NODES
 from tests.support.harness import Recorder, eventually
 from tests.support.harness_http import Api
 from tests.support.harness_keeper import Finished
@@ -27,7 +27,7 @@ from tests.support.topology import Topology
 HEALTHY_WITHIN_S: Final = 30.0
 MOST_ROWS: Final = 10_000
 SMALL_DISK_MIB: Final = 48
-REFERENCE_TOKENS: Final = 600
+REFERENCE_TOKENS: Final = MOST_TOKENS
 
 # Faults settle sooner than by default, and a model may crash as often as the plan says: what many crashes of one model
 # lead to has scenarios of its own.
@@ -153,6 +153,13 @@ class Scene:
             return {str(row["id"]): row for row in self.history() if row["state"] in ENDED}
         except (AssertionError, httpx.HTTPError):
             return {}
+
+    def worker_pids(self) -> set[int]:
+        """Of the workers that the fleet knows; none when the queen does not tell."""
+        try:
+            return {row["pid"] for row in self.fleet()["workers"]}
+        except (AssertionError, httpx.HTTPError):
+            return set()
 
     def unhealthy(self) -> list[str]:
         """What keeps the fleet from being healthy, in sentences; empty when nothing does."""

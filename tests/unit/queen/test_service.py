@@ -529,9 +529,12 @@ async def test_a_stopped_queen_ends_attached_tasks_and_leaves_waiting_detached_o
             attached = asyncio.create_task(queen.run_task())
             await until(lambda: len(queen.service.state.queue) == 1)
             waiting = await queen.detach()
+            following = asyncio.create_task(queen.follow(waiting))
+            await until(lambda: queen.service.book.get(waiting).events.readers == 1)
             queen.service.stop()
             for events in await asyncio.gather(ran, attached):
                 assert events[-1].data["code"] == "DRAINING"
+            assert kinds(await following)[-1] == "narration"  # the stream is closed, and the task is not over
         worker.flow()
         async with running_queen(tmp_path, {"local": hive}) as queen:
             assert kinds(await queen.follow(waiting))[-1] == "done"

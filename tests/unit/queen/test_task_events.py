@@ -61,6 +61,15 @@ async def test_a_reader_that_waits_gets_events_as_they_come_and_then_the_end() -
     assert len(await asyncio.wait_for(reading, 1)) == 4
 
 
+async def test_readers_of_a_task_that_the_next_queen_goes_on_with_end_without_a_last_event() -> None:
+    events = _filled(3)
+    reading = asyncio.create_task(_read_all(events))
+    await asyncio.sleep(0)
+    events.leave_to_the_next_queen()
+    assert [kind for _, kind, _ in await reading] == ["token"] * 3
+    assert await _read_all(events, 3) == []
+
+
 async def test_what_came_while_a_reader_was_busy_comes_in_one_chunk() -> None:
     events = _filled(10)
     events.add("done", "{}")
