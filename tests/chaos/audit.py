@@ -133,11 +133,11 @@ class Audit:
                 yield Finding("a task that was over ran again", f"{_short(before)}; now {_short(row)}")
             elif unexplained_row(row, tries.get(row["request_id"]), self._faults):
                 yield Finding("no fault explains how a task ended in history", _short(row))
-        for name, what in (("id", "twice in history"), ("request_id", "ran twice")):
+        for name, what in (("id", "is twice in history"), ("request_id", "ran twice")):
             counts = Counter(row[name] for row in self._all_rows if row["request_id"] in tries)
             for value, count in counts.items():
                 if count > 1:
-                    yield Finding(f"a request is {what}", f"{name} {value}, {count} rows")
+                    yield Finding(f"a request {what}", f"{name} {value}, {count} rows")
 
 
 def unexplained_row(row: Row, story: Story | None, faults: frozenset[Fault]) -> bool:
