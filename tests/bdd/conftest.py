@@ -16,7 +16,8 @@ from pytest_bdd.parser import Feature, Scenario
 
 from daemons.contracts import routes
 from daemons.kit.procs.identity import is_alive
-from tests.bdd.spawning import Row, ready_row, spawn
+from tests.bdd.spawning import Row as Row
+from tests.bdd.spawning import ready_row, spawn
 from tests.conftest import StartTopology, close_all
 from tests.support.harness import Evidence, Recorder, eventually
 from tests.support.harness_http import EventReader, error_of
@@ -265,7 +266,8 @@ def memory_is_back(rbee: Topology, noted: dict[str, Any]) -> None:
     # What other programs of this machine take meanwhile is none of ours: a tenth of the machine is let pass.
     def look() -> bool:
         free, total, threads = room_of(rbee)
-        return free >= noted["room"][0] - total // 10 and threads == noted["room"][2]
+        was_free, _, were_threads = noted["room"]
+        return bool(free >= was_free - total // 10 and threads == were_threads)
 
     eventually(look, f"room again as before: {noted['room']}")
 

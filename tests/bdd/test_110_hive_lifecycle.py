@@ -406,8 +406,8 @@ def waits_double(noted: dict[str, Any], a: float, b: float, c: float, d: float) 
     assert all(wait >= least for wait, least in zip(noted["waits"], noted["least"], strict=True)), noted
 
 
-@then(parsers.parse("none of them was {seconds:f} seconds longer"))
-def not_longer(noted: dict[str, Any], seconds: float) -> None:
+@then(parsers.parse("none of them was {seconds:d} seconds longer"))
+def not_longer(noted: dict[str, Any], seconds: int) -> None:
     over = [wait - least for wait, least in zip(noted["waits"], noted["least"], strict=True)]
     assert max(over) < seconds, noted
 
