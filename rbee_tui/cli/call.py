@@ -10,7 +10,7 @@ import click
 
 from daemons.contracts.errors import Code, RbeeError
 from rbee_tui.cli.exits import exit_code_for
-from rbee_tui.cli.screen import Screen
+from rbee_tui.cli.screen import OutputLost, Screen
 from rbee_tui.keeper.installation import Installation, default_installation, open_installation
 from rbee_tui.keeper.session import QueenSession, connect
 
@@ -72,7 +72,7 @@ def command_options(function: Callable[..., None]) -> Callable[..., None]:
         except RbeeError as error:
             screen.error(error)
             context.exit(exit_code_for(error))
-        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError, OutputLost):
             raise
         except Exception as error:
             if verbose:

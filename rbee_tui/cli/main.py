@@ -54,12 +54,21 @@ def rbee(context: click.Context, queen_url: str | None) -> None:
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
+    _open_closed_streams()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")  # what is not UTF-8 becomes question marks, not a crash
     code = run(sys.argv[1:])
     sys.exit(_flushed(code))
+
+
+def _open_closed_streams() -> None:
+    """Who starts us with a closed stream (``>&-``) wants nothing from it; no file of ours may get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 - until we end
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -71,6 +80,8 @@ def run(arguments: Sequence[str]) -> int:
         return exit_code_for(error)
     except (KeyboardInterrupt, click.Abort) as error:
         return exit_code_for(error)
+    except OSError as error:  # of the output alone: what a command does itself is told by `command_options`
+        return _lost(error)
     return code if isinstance(code, int) else Exit.DONE
 
 
@@ -78,11 +89,19 @@ def _flushed(code: int) -> int:
     """The code once all output is out. Whoever reads us may have gone (`| head`): nothing to say about that."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and code == Exit.DONE:
+            _lost(error)
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code or Exit.FAILED
     return code
+
+
+def _lost(error: OSError) -> int:
+    with contextlib.suppress(OSError):
+        click.echo(f"Error: cannot write to stdout: {error.strerror or error}", err=True)
+    return Exit.FAILED
 
 
 if __name__ == "__main__":

@@ -22,6 +22,10 @@ _STEP = 0.25
 """Away from a terminal progress is a line each time this share of the whole was done."""
 
 
+class OutputLost(OSError):
+    """What was said on stdout went nowhere: a full disk, an error of the device."""
+
+
 class Screen:
     """Renders for one command. `quiet` drops narration and progress, `verbose` adds the figures of each sentence."""
 
@@ -54,8 +58,13 @@ class Screen:
             return
         self.stop_progress()
         shown = clean(text) if self.out_is_terminal else text
-        self._out.write(shown)
-        self._out.flush()
+        try:
+            self._out.write(shown)
+            self._out.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputLost(error.errno, error.strerror) from error
         if shown:
             self._open_line = not shown.endswith("\n")
         if not self._open_line:

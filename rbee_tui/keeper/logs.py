@@ -61,7 +61,7 @@ def read_local_logs(paths: Paths, query: LogQuery) -> list[LogLine]:
     if query.node not in (None, LOCAL_NODE):
         raise RbeeError(
             Code.NODE_NOT_FOUND,
-            f"no queen runs, so only logs of the node {LOCAL_NODE} can be read, not of {query.node}",
+            f"no queen runs, so only logs of the node {LOCAL_NODE} can be read, not of {query.node!r}",
             hint="rbee queen start",
         )
     since = time.time() - query.since_s if query.since_s is not None else 0.0

@@ -16,19 +16,19 @@ from rbee_tui.keeper.install import Wish, carry_out, find_scripts, make_plan, pl
 @click.command(short_help="Install programs, configuration and services")
 @click.option("--system", is_flag=True, help="For the whole machine: /usr/local/bin, /etc/rbee, /var/lib/rbee.")
 @click.option("--service", is_flag=True, help="Write systemd units of queen and hive, too.")
-@click.option("--prefix", type=click.Path(path_type=Path), metavar="DIR", help="Put everything below this folder.")
+@click.option("--prefix", type=click.Path(), metavar="DIR", help="Put everything below this folder.")
 @click.option("--plan", "only_plan", is_flag=True, help="Show what would be done, and do nothing.")
 @command_options
-def install(call: Call, system: bool, service: bool, prefix: Path | None, only_plan: bool) -> None:
+def install(call: Call, system: bool, service: bool, prefix: str | None, only_plan: bool) -> None:
     """Install this rbee: links to its programs, a configuration file of comments, its state folder and keys.
 
     For you alone, in your home folder; what is there already is kept. Again, it does what is still missing.
     """
     if call.queen_url:
         raise click.UsageError(f"rbee install is for this machine; --queen {call.queen_url} names a queen elsewhere.")
-    if prefix is not None and not str(prefix).strip("."):
-        raise click.BadParameter("is empty", param_hint="--prefix")
-    wish = Wish(system, service, prefix.absolute() if prefix else None)
+    if prefix == "":
+        raise click.BadParameter("'' names no folder.", param_hint="'--prefix'")
+    wish = Wish(system, service, Path(prefix).absolute() if prefix else None)
     settings = call.installation_or_defaults().settings
     steps = make_plan(wish, settings, os.environ)
     places = places_of(wish, os.environ)

@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -356,3 +357,27 @@ class TestChatAtATerminal:
             os.write(terminal, b"Again\r")
             screen.until(b"Sure.")
         assert [message.text for message in fake.requests[1].messages or []] == ["Again"]
+
+
+class TestStreams:
+    """The command as a process whose stdout, stderr or stdin is closed, full, or gone."""
+
+    def start(self, redirect: str, *args: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+        command = shlex.join([sys.executable, "-m", "rbee_tui.cli.main", *args])
+        environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+        return subprocess.run(
+            ["bash", "-c", f"{command} {redirect}"], capture_output=True, text=True, env=environ, check=False
+        )
+
+    @pytest.mark.parametrize("redirect", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+    @pytest.mark.parametrize("args", [("status",), ("config", "show"), ("--help",), ("install",)])
+    def test_a_closed_stream_is_nobody_to_tell(self, tmp_path: Path, redirect: str, args: tuple[str, ...]) -> None:
+        done = self.start(redirect, *args, tmp_path=tmp_path)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+    @pytest.mark.parametrize("args", [("status",), ("config", "show", "--json"), ("--help",), ("completion", "bash")])
+    def test_a_full_disk_behind_stdout_is_told_in_a_line(self, tmp_path: Path, args: tuple[str, ...]) -> None:
+        done = self.start("> /dev/full", *args, tmp_path=tmp_path)
+        last = done.stderr.splitlines()[-1]
+        assert (done.returncode, last) == (1, "Error: cannot write to stdout: No space left on device")
+        assert "Traceback" not in done.stderr
