@@ -3,6 +3,7 @@
 Nothing is written per token. Of a running task the text so far is kept every few seconds, so that it survives a crash.
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,15 @@ class QueenStore:
 
     async def close(self) -> None:
         await self._store.close()
+
+    async def stored(self, within_s: float) -> bool:
+        """Wait until everything said so far is on the disk, but not for longer; whether it is."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._store.flush()
+        except (TimeoutError, RuntimeError):  # too slow, or closed meanwhile
+            return False
+        return True
 
     def prune(self, now: float, history_days: float) -> None:
         """Forget what is older than `history_days`."""

@@ -18,6 +18,9 @@ Row = dict[str, Any]
 NOT_KEPT_S: Final = 1.0
 """A queen stores the end of a task a quarter of a second later. So long before a kill -9 its history may be behind."""
 
+AFTERMATH_S: Final = 20.0
+"""So long after it was healed a fault may still be why a request ends: restarts wait, stalls are seen late."""
+
 _FORGET: Final = frozenset({Fault.CORRUPT_QUEEN, Fault.TRUNCATE_QUEEN_WAL})
 """Faults after which a queen may have begun a new history, or one with a shorter past."""
 
@@ -44,7 +47,6 @@ class Audit:
         self._rows = ledger.history | {str(row["id"]): row for row in rows}
         self._all_rows = rows
         self._references = references
-        self._faults = frozenset(struck.strike.fault for struck in ledger.struck if struck.happened)
         self.not_kept: list[Story] = []
         """Requests whose end was told right before the queen was killed, and never stored."""
 
@@ -75,7 +77,7 @@ class Audit:
     def _of_error(self, story: Story) -> Iterator[str]:
         if not story.error.get("message"):
             yield "an error without a message"
-        if unexplained(story.code, story.kind, self._faults):
+        if unexplained(story.code, story.kind, self._faults_about(story.sent_at, story.ended_at)):
             yield f"no fault explains {story.code}: {story.error.get('message')}"
 
     def _of_text(self, story: Story) -> Iterator[str]:
@@ -120,6 +122,21 @@ class Audit:
     def _struck(self, faults: frozenset[Fault]) -> Iterator[Struck]:
         return (struck for struck in self._ledger.struck if struck.happened and struck.strike.fault in faults)
 
+    def _faults_about(self, begin: float, end: float) -> frozenset[Fault]:
+        """Faults that may have to do with what happened between these times."""
+        struck = self._struck(frozenset(Fault))
+        return frozenset(one.strike.fault for one in struck if _overlaps(one, begin, end, AFTERMATH_S))
+
+    def _unexplained_row(self, row: Row, story: Story | None) -> bool:
+        """Whether neither a fault nor what its client did explains the error of a row."""
+        code = (row.get("error") or {}).get("code")
+        if code is None:
+            return False
+        # A client that was cut off from the queen, or a keeper that was, has cancelled by its absence.
+        left = story is None or story.end in (End.BROKEN, End.SILENT, End.UNANSWERED, End.LEFT) or story.code != code
+        kind = Kind.VANISH if left and code == "CANCELLED" else story.kind if story else Kind.KEEPER
+        return unexplained(code, kind, self._faults_about(row["created_at"], row["ended_at"]))
+
     # -- what the queen kept ---------------------------------------------------------------------------------------
 
     def _of_rows(self) -> Iterator[Finding]:
@@ -131,24 +148,13 @@ class Audit:
                 yield Finding("a failed task has no message in history", _short(row))
             elif (before := self._ledger.history.get(row["id"])) and _ran_again(before, row):
                 yield Finding("a task that was over ran again", f"{_short(before)}; now {_short(row)}")
-            elif unexplained_row(row, tries.get(row["request_id"]), self._faults):
+            elif self._unexplained_row(row, tries.get(row["request_id"])):
                 yield Finding("no fault explains how a task ended in history", _short(row))
         for name, what in (("id", "is twice in history"), ("request_id", "ran twice")):
             counts = Counter(row[name] for row in self._all_rows if row["request_id"] in tries)
             for value, count in counts.items():
                 if count > 1:
                     yield Finding(f"a request {what}", f"{name} {value}, {count} rows")
-
-
-def unexplained_row(row: Row, story: Story | None, faults: frozenset[Fault]) -> bool:
-    """Whether neither a fault nor what its client did explains the error of a row."""
-    code = (row.get("error") or {}).get("code")
-    if code is None:
-        return False
-    # A client that was cut off from the queen, or a keeper that was, has cancelled by its absence.
-    left = story is None or story.end in (End.BROKEN, End.SILENT, End.UNANSWERED, End.LEFT) or story.code != code
-    kind = Kind.VANISH if left and code == "CANCELLED" else story.kind if story else Kind.KEEPER
-    return unexplained(code, kind, faults)
 
 
 def _ran_again(before: Row, now: Row) -> bool:
@@ -173,9 +179,9 @@ def _expected(story: Story, row: Row) -> Iterator[str]:
             yield f"error {story.code}"
 
 
-def _overlaps(struck: Struck, begin: float, end: float) -> bool:
+def _overlaps(struck: Struck, begin: float, end: float, aftermath_s: float = NOT_KEPT_S) -> bool:
     healed = struck.healed or end
-    return struck.began <= end and healed + NOT_KEPT_S >= begin
+    return struck.began <= end and healed + aftermath_s >= begin
 
 
 def _difference(right: str, seen: str) -> str:

@@ -31,7 +31,7 @@ CAUSES: Final[Mapping[Code, frozenset[Cause]]] = {
     Code.QUEEN_UNREACHABLE: OF_THE_QUEEN,
     Code.DRAINING: frozenset({Fault.TERM_QUEEN, Fault.RESTART_QUEEN, Fault.TERM_HIVE, Fault.RESTART_HIVE}),
     Code.QUEUE_FULL: _ANYTHING,
-    Code.TASK_NOT_FOUND: frozenset({Fault.CORRUPT_QUEEN, Fault.TRUNCATE_QUEEN_WAL, Fault.FILL_DISK}),
+    Code.TASK_NOT_FOUND: frozenset({Fault.CORRUPT_QUEEN, Fault.TRUNCATE_QUEEN_WAL}),
 }
 """Error code -> what may cause it. A code that is missing here is a defect whenever it ends a request."""
 

@@ -23,6 +23,8 @@ from daemons.queen.submissions import Submission
 from daemons.queen.tasks import TaskRecord, task_not_found
 
 TASK_ID_HEADER = "X-Task-Id"
+STORED_WITHIN_S = 1.0
+"""A disk takes milliseconds; one that takes longer than this is as good as none."""
 
 
 class TaskQuery(WireRequest):
@@ -60,6 +62,8 @@ class TaskHandlers:
         if not detached:
             return await attached(self._service, record)
         await taken(record)
+        # The client may leave now, so the task has to outlive this queen. A disk that hangs costs that, not the answer.
+        await self._service.store.stored(STORED_WITHIN_S)
         url = routes.TASK_EVENTS.path.format(id=record.id)
         return Response(
             TaskAccepted(id=record.id, events_url=url).model_dump_json(),

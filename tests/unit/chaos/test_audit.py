@@ -29,7 +29,8 @@ def done(story: Story, text: str = TEXT) -> Story:
 
 def row_of(story: Story, **changes: Any) -> dict[str, Any]:
     row = {"id": story.task_id, "request_id": story.request_id, "state": "completed", "tokens": 1}
-    return {**row, "finish_reason": "stop", "error": None, "ended_at": 5.0, **changes}
+    times = {"created_at": story.sent_at, "ended_at": story.ended_at}
+    return {**row, "finish_reason": "stop", "error": None, **times, **changes}
 
 
 def error(code: str, message: str = "it ended") -> dict[str, Any]:
@@ -40,7 +41,7 @@ def found(ledger: Ledger, *rows: dict[str, Any]) -> list[str]:
     return [finding.requirement for finding in Audit(ledger, rows, REFERENCES).findings()]
 
 
-def happened(ledger: Ledger, fault: Fault, node: str = "local", ago_s: float = 0.0) -> None:
+def happened(ledger: Ledger, fault: Fault, node: str = "local", ago_s: float = 0.01) -> None:
     now = time.time() - ago_s
     ledger.struck.append(Struck(Strike(1.0, fault, node, 1.0, 0), now, now))
 
@@ -111,8 +112,10 @@ def test_history_may_be_behind_only_right_before_the_queen_was_killed(ledger: Le
     happened(ledger, Fault.KILL_QUEEN)
     assert found(ledger, row) == []
     assert found(ledger) == []
-    ledger.struck[0].began += 10
-    assert len(found(ledger, row)) == 1
+    ledger.struck.clear()
+    happened(ledger, Fault.KILL_QUEEN, ago_s=5.0)
+    (told,) = found(ledger, row)
+    assert told.startswith("history says failed QUEEN_RESTARTED")
     assert found(ledger) == ["an accepted request is in no history"]
 
 
@@ -124,6 +127,10 @@ def test_an_error_needs_a_message_a_cause_and_the_same_in_history(ledger: Ledger
     happened(ledger, Fault.KILL_WORKER)
     assert found(ledger, row) == []
     assert found(ledger, row_of(story, state="failed", error=error("UPSTREAM_LOST")))
+    ledger.struck.clear()
+    happened(ledger, Fault.KILL_WORKER, ago_s=60.0)
+    assert len(found(ledger, row)) == 2
+    happened(ledger, Fault.KILL_WORKER)
     story.error["message"] = ""
     assert found(ledger, row) == ["an error without a message"]
 

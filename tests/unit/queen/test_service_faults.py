@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,22 @@ async def test_a_queen_whose_owner_fails_ends_and_leaves_nothing(tmp_path: Path)
         queen.service._running.cancel()
         await until(lambda: hive.stopped == 1)
         assert queen.service.closing.is_set()
+
+
+@pytest.mark.parametrize("limit_s", [5.0, 0.05])
+async def test_a_detached_task_is_answered_once_it_is_stored_but_a_hanging_disk_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit_s: float
+) -> None:
+    monkeypatch.setattr("daemons.queen.http.tasks.STORED_WITHIN_S", limit_s)
+    disk = threading.Event()
+    async with queen_and_hive(tmp_path) as (queen, _hive):
+        hanging = asyncio.create_task(queen.service.store._store._call(lambda _database: disk.wait(10.0)))
+        answer = asyncio.create_task(queen.detach())
+        await asyncio.wait([answer], timeout=0.5)
+        assert answer.done() is (limit_s < 0.5)
+        disk.set()
+        await hanging
+        assert (await answer).startswith("task-")
 
 
 @pytest.mark.parametrize("detached", [True, False])
