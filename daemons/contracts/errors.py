@@ -52,7 +52,9 @@ class Code(StrEnum):
     VERSION_MISMATCH = "VERSION_MISMATCH"
     BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
     STATE_SCHEMA_NEWER = "STATE_SCHEMA_NEWER"
-    # 413, 429
+    # 408, 413, 431, 429: how a request comes
+    REQUEST_TOO_SLOW = "REQUEST_TOO_SLOW"
+    HEADERS_TOO_LARGE = "HEADERS_TOO_LARGE"
     BODY_TOO_LARGE = "BODY_TOO_LARGE"
     TOO_MANY_BAD_REQUESTS = "TOO_MANY_BAD_REQUESTS"
     # 500: ours
@@ -147,6 +149,8 @@ ERROR_TABLE: Mapping[Code, ErrorSpec] = {
     Code.STATE_SCHEMA_NEWER: ErrorSpec(
         409, False, "the database was written by a newer rbee", "pip install --upgrade rbee"
     ),
+    Code.REQUEST_TOO_SLOW: ErrorSpec(408, True, "the request did not arrive whole in time", "rbee config show"),
+    Code.HEADERS_TOO_LARGE: ErrorSpec(431, False, "address and headers are over the limit", "rbee config show"),
     Code.BODY_TOO_LARGE: ErrorSpec(413, False, "the request body is over the limit", "rbee config show"),
     Code.TOO_MANY_BAD_REQUESTS: ErrorSpec(429, True, "too many bad requests from this client", "rbee infer --help"),
     Code.INTERNAL: ErrorSpec(500, False, "a defect in rbee; the log has the trace", _LOGS),

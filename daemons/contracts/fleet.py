@@ -47,6 +47,12 @@ class Capabilities(Answer):
     started_at: float
 
 
+class CapabilitiesQuery(Request):
+    """Query of `/v1/capabilities`; `self_test` runs the self-test if none has passed yet."""
+
+    self_test: bool = Field(default=False, strict=False)
+
+
 class NodeRow(Answer):
     """One node. `url` is the hive's address as the queen reaches it; `last_seen_at` is unix seconds."""
 
@@ -113,8 +119,8 @@ class FleetSnapshot(Answer):
 class LogQuery(Request):
     """Query of `/v2/logs` and `/v1/logs`. `since_s` seconds back; `tail` lines; `follow` keeps the stream open."""
 
-    node: PrintableStr | None = None
-    worker: PrintableStr | None = None
+    node: PrintableStr | None = Field(default=None, max_length=64)
+    worker: PrintableStr | None = Field(default=None, max_length=64)
     since_s: float | None = Field(default=None, ge=0, strict=False)
     tail: int = Field(default=100, ge=0, le=100_000, strict=False)
     follow: bool = Field(default=False, strict=False)

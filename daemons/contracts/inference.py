@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from daemons.contracts.wire import Answer, Request
+from daemons.contracts.wire import Answer, PrintableStr, Request
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -22,7 +22,7 @@ class Message(Request):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
-    name: str | None = Field(default=None, max_length=64)
+    name: PrintableStr | None = Field(default=None, max_length=64)
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
 
@@ -111,7 +111,7 @@ class Generation(Sampling):
 class InferenceRequest(Generation):
     """Body of the worker's `POST /v1/inference`. `id` names the generation for DELETE; made by the queen."""
 
-    id: str = Field(min_length=1, max_length=64)
+    id: PrintableStr = Field(min_length=1, max_length=64)
 
 
 class FinishReason(StrEnum):

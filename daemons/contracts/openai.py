@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from daemons.contracts.inference import Message, ResponseFormat, StopString
 from daemons.contracts.tasks import TaskRequest
-from daemons.contracts.wire import Request
+from daemons.contracts.wire import PrintableStr, Request
 
 OPENAI_DEFAULT_MAX_TOKENS = 1024
 """OpenAI has no limit by default; without one a small model may run to the end of its context."""
@@ -59,7 +59,7 @@ class StreamOptions(Request):
 class _Common(Request):
     """Parameters that chat and plain completions share."""
 
-    model: str = Field(min_length=1, max_length=512)
+    model: PrintableStr = Field(min_length=1, max_length=512)
     temperature: float = Field(default=1.0, ge=0.0, le=2.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     n: Annotated[Literal[1], _only(1, instead="ask once for each answer")] = 1

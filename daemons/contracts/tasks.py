@@ -7,7 +7,7 @@ from pydantic import Field
 
 from daemons.contracts.ids import NODE_NAME
 from daemons.contracts.inference import Generation, Timings, Usage
-from daemons.contracts.wire import Answer, PrintableStr
+from daemons.contracts.wire import Answer, PrintableStr, Request
 from daemons.contracts.workers import BackendChoice
 
 
@@ -69,6 +69,13 @@ class TaskRow(Answer):
     detached: bool = False
     request_id: str = ""
     client: str = ""
+
+
+class TaskQuery(Request):
+    """Query of `GET /v2/tasks`."""
+
+    limit: int = Field(default=100, ge=1, le=10_000, strict=False)
+    state: TaskState | None = Field(default=None, strict=False)
 
 
 class TaskList(Answer):

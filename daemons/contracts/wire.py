@@ -16,9 +16,9 @@ _SECRET = re.compile("key|secret|password|credential", re.IGNORECASE)
 
 
 class Request(BaseModel):
-    """What a client sends: unknown fields are refused, values are not coerced between JSON types."""
+    """What a client sends: unknown fields are refused, values are not coerced between JSON types, and finite."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Answer(BaseModel):

@@ -122,14 +122,14 @@ class WorkerList(Answer):
 class ReadyCallback(Request):
     """What a worker posts to its hive when its model is loaded (with its own key)."""
 
-    id: str
-    url: str
-    model_ref: str
+    id: PrintableStr = Field(min_length=1, max_length=64)
+    url: PrintableStr = Field(max_length=512)
+    model_ref: PrintableStr = Field(max_length=512)
     backend: Backend = Field(strict=False)
-    device: int
-    pid: int
-    slots_total: int = Field(ge=1)
-    ctx: int = Field(ge=1)
+    device: int = Field(ge=0, le=255)
+    pid: int = Field(ge=1, le=2**31)
+    slots_total: int = Field(ge=1, le=64)
+    ctx: int = Field(ge=1, le=2**31)
     load_ms: float = Field(ge=0)
 
 
@@ -156,6 +156,12 @@ class WorkerHealth(Answer):
     healthy: bool
     answer_ms: float | None = None
     error: str | None = None
+
+
+class WorkerHealthQuery(Request):
+    """Query of `GET /v2/workers/health`; without a node: all of them."""
+
+    node: PrintableStr | None = Field(default=None, pattern=f"^{NODE_NAME.pattern}$")
 
 
 class WorkerHealthList(Answer):

@@ -350,7 +350,7 @@ class HiveService:
     async def ready(self, callback: ReadyCallback, key: str) -> None:
         """Take a ready callback. Raises RbeeError(ROLE_FORBIDDEN) when it comes with another worker's key."""
         if self.parts.registry.worker_of_key(key) != callback.id:
-            raise RbeeError(Code.ROLE_FORBIDDEN, f"this key is not the one of worker {callback.id}")
+            raise RbeeError(Code.ROLE_FORBIDDEN, f"this key is not the one of worker {callback.id!a}")
         await self._ask(lambda at, ticket: ev.ReadyReported(at, ticket, callback))
 
     async def workers(self) -> list[HiveWorker]:

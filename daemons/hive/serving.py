@@ -18,7 +18,7 @@ from daemons.hive.service import HiveService, Parts
 from daemons.hive.store import HiveStore
 from daemons.hive.workers import Home, WorkerProcesses
 from daemons.kit.app import build_app
-from daemons.kit.auth import HIVE_KEY, Keyring, ensure_key
+from daemons.kit.auth import HIVE_KEY, KeyFiles, Keyring
 from daemons.kit.notices import Notices
 from daemons.kit.paths import Paths
 from daemons.kit.policy import Policy
@@ -40,10 +40,10 @@ async def run_hive(options: Options) -> None:
     STATE_SCHEMA_NEWER, STATE_CORRUPT.
     """
     paths, settings = prepare(NAME, options)
-    await _serve(paths, settings, ensure_key(paths, HIVE_KEY), options)
+    await _serve(paths, settings, KeyFiles(paths, {HIVE_KEY: Role.ADMIN}), options)
 
 
-async def _serve(paths: Paths, settings: Settings, key: str, options: Options) -> None:
+async def _serve(paths: Paths, settings: Settings, keys: KeyFiles, options: Options) -> None:
     clock, policy = SteadyClock(), settings.policy
     async with AsyncExitStack() as stack:
         # Whoever has the database open is the hive of this home; one that loses a race ends here.
@@ -58,7 +58,7 @@ async def _serve(paths: Paths, settings: Settings, key: str, options: Options) -
         registry = service.parts.registry
 
         def keyring() -> Keyring:
-            return Keyring({key: Role.ADMIN, **dict.fromkeys(registry.worker_keys, Role.WORKER)})
+            return keys.keyring(dict.fromkeys(registry.worker_keys, Role.WORKER))
 
         app = build_app(Daemon.HIVE, HiveHandlers(service).table(), keyring=keyring, policy=policy)
         run = RunFile.of_this_process(NAME, home.url, ephemeral=options.ephemeral, owner=owner)
@@ -66,7 +66,11 @@ async def _serve(paths: Paths, settings: Settings, key: str, options: Options) -
         async def publish() -> None:
             await asyncio.to_thread(stack.enter_context, published(run_path(paths, NAME), run))
 
-        await serve(service, app, sock, drain_s=drain_limit_s(policy), on_serving=publish)
+        async def hang_up() -> None:
+            await asyncio.to_thread(keys.reload)
+
+        limits = {"drain_s": drain_limit_s(policy), "read_s": policy.request_read_s}
+        await serve(service, app, sock, **limits, on_serving=publish, on_hangup=hang_up)
 
 
 def drain_limit_s(policy: Policy) -> float:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel
@@ -22,6 +22,9 @@ from daemons.kit.policy import Policy
 DEEPEST_JSON = 64
 """Levels of nesting that a request body may have."""
 
+LONGEST_ID = 512
+"""Characters of an id in an address: a model's reference is the longest."""
+
 _HOME = "its home folder (RBEE_HOME, by default ~/.rbee)"
 _SHOW = 'cat "${{RBEE_HOME:-$HOME/.rbee}}/keys/{name}.key"'
 KEY_PLACES: Mapping[Daemon, KeyPlace] = {
@@ -36,7 +39,7 @@ KEY_PLACES: Mapping[Daemon, KeyPlace] = {
 
 Result = BaseModel | Mapping[str, Any] | Response | ASGIApp | None
 Handler = Callable[[Request, Any], Awaitable[Result]]
-"""Gets the request and its validated body (None without one). A wire object becomes JSON, None becomes 204."""
+"""Gets the request and its validated body or query (None without one). A wire object becomes JSON, None 204."""
 
 
 def build_app(
@@ -58,10 +61,10 @@ def build_app(
         redirect_slashes=False,
         default=_not_found,
     )
-    app = BodyLimit(app, policy.max_body_bytes)
+    app = BodyLimit(app, policy)
     app = Authentication(app, keyring, {route.path for route in table if route.role is None}, KEY_PLACES[daemon])
-    app = FloodLimit(app, keyring, policy)
-    return RequestScope(app, openai_prefix="/v1/" if daemon is Daemon.QUEEN else None)
+    app = FloodLimit(app, keyring, policy, spared=() if daemon is Daemon.QUEEN else (Role.ADMIN,))
+    return RequestScope(app, daemon)
 
 
 def _starlette_path(path: str) -> str:
@@ -97,9 +100,17 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._check_role(scope)
         request = Request(scope, receive, send)
-        body = parse_request(self._route.body, await read_json(request)) if self._route.body else None
-        result = await self._handler(request, body)
+        result = await self._handler(request, await self._validated(request))
         await self._as_response(result)(scope, receive, send)
+
+    async def _validated(self, request: Request) -> Any:
+        """Body or query as the route's type. Raises RbeeError(INVALID_REQUEST)."""
+        _check_id(request.path_params.get("id", ""))
+        if self._route.body is not None:
+            return parse_request(self._route.body, await read_json(request))
+        if self._route.query is not None:
+            return parse_request(self._route.query, _single_values(request))
+        return None
 
     def _check_role(self, scope: Scope) -> None:
         needed = self._route.role
@@ -134,7 +145,7 @@ async def read_json(request: Request) -> Any:
     """
     raw = await request.body()
     try:
-        decoded = json.loads(raw) if raw else {}
+        decoded = json.loads(raw, parse_constant=_no_number) if raw else {}
         if b"\\ud" in raw or b"\\uD" in raw:
             json.dumps(decoded, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -142,6 +153,11 @@ async def read_json(request: Request) -> Any:
     if raw.count(b"[") + raw.count(b"{") > DEEPEST_JSON and _deeper_than(decoded, DEEPEST_JSON):
         raise RbeeError(Code.INVALID_REQUEST, f"the body is nested deeper than {DEEPEST_JSON} levels")
     return decoded
+
+
+def _no_number(name: str) -> NoReturn:
+    """RFC 8259 knows no NaN and no Infinity; Python's reader does."""
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _deeper_than(decoded: Any, limit: int) -> bool:
@@ -159,9 +175,22 @@ def _deeper_than(decoded: Any, limit: int) -> bool:
     return True
 
 
-def query_of(request: Request, model: type[BaseModel]) -> Any:
-    """The query parameters, validated against `model`. Raises RbeeError(INVALID_REQUEST)."""
-    return parse_request(model, dict(request.query_params))
+def _check_id(text: str) -> None:
+    """Raises RbeeError(INVALID_REQUEST) for what may be said neither to a terminal nor to a database."""
+    if not text.isprintable() or len(text) > LONGEST_ID:
+        raise RbeeError(
+            Code.INVALID_REQUEST,
+            f"an id has at most {LONGEST_ID} printable characters, given are {len(text)}: {text[:40]!a}",
+        )
+
+
+def _single_values(request: Request) -> dict[str, str]:
+    """The query parameters. Raises RbeeError(INVALID_REQUEST) for one that is given twice: which one would count?"""
+    given = request.query_params.multi_items()
+    values = dict(given)
+    if len(values) < len(given):
+        raise RbeeError(Code.INVALID_REQUEST, "a query parameter is given more than once")
+    return values
 
 
 def metrics_response(registry: CollectorRegistry) -> Response:

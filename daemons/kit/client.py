@@ -5,7 +5,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -15,10 +15,11 @@ from pydantic import BaseModel, ValidationError
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.events import LAST_EVENTS, EventType
-from daemons.contracts.routes import Route
+from daemons.contracts.routes import REQUEST_ID, Route
+from daemons.contracts.wire import as_json_dict
 from daemons.kit.policy import Policy
 
-REQUEST_ID_HEADER = "X-Request-Id"
+REQUEST_ID_HEADER = REQUEST_ID.name
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 OnRetry = Callable[[int, int, float, RbeeError], None]
@@ -84,12 +85,17 @@ class DaemonClient:
     async def close(self) -> None:
         await self._http.aclose()
 
+    def use_key(self, key: str) -> None:
+        """Send another key from the next request on."""
+        self.peer = replace(self.peer, key=key)
+        self._http.headers["Authorization"] = f"Bearer {key}"
+
     async def call(
         self,
         route: Route,
         *,
         path: Mapping[str, str] | None = None,
-        query: Mapping[str, Any] | None = None,
+        query: BaseModel | Mapping[str, Any] | None = None,
         body: BaseModel | Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
@@ -123,7 +129,7 @@ class DaemonClient:
         route: Route,
         *,
         path: Mapping[str, str] | None = None,
-        query: Mapping[str, Any] | None = None,
+        query: BaseModel | Mapping[str, Any] | None = None,
         body: BaseModel | Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         silence_s: float | None = None,
@@ -162,11 +168,12 @@ class DaemonClient:
         self,
         route: Route,
         path: Mapping[str, str] | None,
-        query: Mapping[str, Any] | None,
+        query: BaseModel | Mapping[str, Any] | None,
         body: BaseModel | Mapping[str, Any] | None,
         headers: Mapping[str, str] | None,
         timeout_s: float | None,
     ) -> httpx.Request:
+        fields = as_json_dict(query) if isinstance(query, BaseModel) else query or {}
         url = route.path.format(**{name: quote(value, safe="") for name, value in (path or {}).items()})
         content: bytes | None = None
         all_headers = dict(headers or {})
@@ -177,7 +184,7 @@ class DaemonClient:
         return self._http.build_request(
             route.method,
             url,
-            params={k: v for k, v in (query or {}).items() if v is not None},
+            params={name: value for name, value in fields.items() if value is not None},
             content=content,
             headers=all_headers,
             timeout=timeout_s or self._policy.http_timeout_s,

@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping
 
 from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.routes import DEADLINE
 
-DEADLINE_HEADER = "X-Request-Deadline"
+DEADLINE_HEADER = DEADLINE.name
 _FARTHEST_S = 1e12
 """Unix seconds beyond which a deadline is none; no comparison holds for a NaN."""
 

@@ -11,6 +11,7 @@ import logging.handlers
 import math
 import os
 import queue
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +24,8 @@ from daemons.contracts.fleet import LogLine
 from daemons.kit.settings import LogSettings
 
 REQUEST_ID_KEY = "request_id"
+_AS_JSON = structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+_CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029]")
 _OWN_KEYS = frozenset({"at", "level", "source", "text"})
 
 
@@ -47,7 +50,8 @@ class _PrivateRotatingFile(logging.handlers.RotatingFileHandler):
 
     def _open(self) -> Any:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        return os.fdopen(descriptor, self.mode, encoding=self.encoding)
+        # Half a surrogate pair, as of a file name that is no UTF-8: what this writes is its escape in JSON, too.
+        return os.fdopen(descriptor, self.mode, encoding=self.encoding, errors="backslashreplace")
 
 
 class _HandOver(logging.handlers.QueueHandler):
@@ -59,6 +63,15 @@ class _HandOver(logging.handlers.QueueHandler):
 
 def _stamp(_logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     return {"at": round(time.time(), 3), "level": method, **event}
+
+
+def _as_line(logger: object, method: str, event: structlog.typing.EventDict) -> str:
+    """One line of JSON: other languages as they are, every control character escaped.
+
+    JSON itself lets DEL and the C1 controls through, among them a one-byte CSI.
+    """
+    line = str(_AS_JSON(logger, method, event))
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def configure_logs(source: str, path: Path, settings: LogSettings) -> None:
@@ -75,7 +88,7 @@ def configure_logs(source: str, path: Path, settings: LogSettings) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.EventRenamer("text"),
-                structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
+                _as_line,
             ],
         )
     )

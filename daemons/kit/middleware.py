@@ -5,6 +5,7 @@ From the outside in: ``RequestScope`` > ``FloodLimit`` > ``Authentication`` > ``
 
 import asyncio
 import json
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
@@ -16,13 +17,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.ids import REQUEST_ID, new_request_id
-from daemons.contracts.routes import Role
+from daemons.contracts.routes import Daemon, Role
 from daemons.kit.auth import Keyring, fingerprint
 from daemons.kit.logs import bind_request_id, get_logger
 from daemons.kit.policy import Policy
 
-_FLOOD_STATUSES = frozenset({400, 401, 403, 405, 413})
+_FLOOD_STATUSES = frozenset({400, 401, 403, 405, 408, 413, 431})
+_COME_BACK = frozenset({429, 503})
 _REMEMBERED_CLIENTS = 4096
+MOST_HEAD_BYTES = 64 * 1024
+"""Address and headers of one request. The longest that rbee itself sends are a few hundred bytes."""
+
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's `type` where it is more than whose fault it was."""
 
@@ -43,21 +48,50 @@ def error_body(error: RbeeError, request_id: str, *, openai: bool) -> bytes:
 async def send_error(scope: Scope, send: Send, error: RbeeError) -> None:
     """Answer a request with an error."""
     body = error_body(error, scope.get("request_id", ""), openai=bool(scope.get("openai_envelope")))
+    await send({"type": "http.response.start", "status": error.status, "headers": error_headers(error, body)})
+    await send({"type": "http.response.body", "body": body})
+
+
+def error_headers(error: RbeeError, body: bytes) -> list[tuple[bytes, bytes]]:
+    """Headers of an error answer. Who is sent away for a while is always told for how long."""
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if error.retry_after is not None:
-        headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+    if error.retry_after is not None or error.status in _COME_BACK:
+        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after or 0))).encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    if error.code is Code.METHOD_NOT_ALLOWED:
+        headers.append((b"allow", ", ".join(error.details["allowed"]).encode()))
+    return headers
+
+
+def has_openai_envelope(daemon: Daemon, path: str) -> bool:
+    """Whether failures of this address are told as OpenAI's clients expect them."""
+    return daemon is Daemon.QUEEN and path.startswith("/v1/")
+
+
+def head_too_large(size: int) -> RbeeError:
+    return RbeeError(
+        Code.HEADERS_TOO_LARGE,
+        f"address and headers have at least {size} bytes, the limit is {MOST_HEAD_BYTES}",
+        details={"bytes": size, "limit": MOST_HEAD_BYTES},
+    )
+
+
+def too_slow(what: str, limit_s: float) -> RbeeError:
+    """What a request that does not come to its end is answered with."""
+    return RbeeError(
+        Code.REQUEST_TOO_SLOW,
+        f"{what} not whole within {limit_s:g} s; the setting policy.request_read_s is that limit",
+        details={"limit_s": limit_s},
+    )
 
 
 class RequestScope:
     """Gives each request its id (kept when a client sent a well-formed one), and answers failures as JSON."""
 
-    def __init__(self, app: ASGIApp, *, openai_prefix: str | None) -> None:
+    def __init__(self, app: ASGIApp, daemon: Daemon) -> None:
         self._app = app
-        self._openai_prefix = openai_prefix
+        self._daemon = daemon
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,7 +100,7 @@ class RequestScope:
         sent = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = sent if REQUEST_ID.fullmatch(sent) else new_request_id()
         scope["request_id"] = request_id
-        scope["openai_envelope"] = bool(self._openai_prefix and scope["path"].startswith(self._openai_prefix))
+        scope["openai_envelope"] = has_openai_envelope(self._daemon, scope["path"])
         tokens = bind_request_id(request_id)
         started = False
 
@@ -78,6 +112,7 @@ class RequestScope:
             await send(message)
 
         try:
+            _check_head(scope)
             await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:
             # The server cuts what it still answers when the daemon ends; without this a client gets a bare 500.
@@ -102,6 +137,14 @@ class RequestScope:
         return RbeeError(Code.INTERNAL, "the daemon failed unexpectedly; its log has the trace under this request id")
 
 
+def _check_head(scope: Scope) -> None:
+    """Raises RbeeError(HEADERS_TOO_LARGE)."""
+    parts = [scope["path"], scope["query_string"], *(part for header in scope["headers"] for part in header)]
+    size = sum(map(len, parts))
+    if size > MOST_HEAD_BYTES:
+        raise head_too_large(size)
+
+
 def bearer_of(scope: Scope) -> str:
     """The key that a request presents; empty without one."""
     scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1").partition(" ")
@@ -112,6 +155,7 @@ class FloodLimit:
     """Refuses a client for a while after too many bad requests; others are served.
 
     A client is an address and a known key; all wrong keys of an address count as one client, so that guessing is slow.
+    `spared` are roles whose holder is a queen, which passes on what many people get wrong.
     """
 
     def __init__(
@@ -120,13 +164,16 @@ class FloodLimit:
         keyring: Callable[[], Keyring],
         policy: Policy,
         *,
+        spared: Collection[Role] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._keyring = keyring
+        self._spared = frozenset(spared)
         self._limit = policy.bad_requests
         self._window = policy.bad_requests_window_s
         self._clock = clock
+        self._told_at = -math.inf
         self._bad: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,6 +181,9 @@ class FloodLimit:
             await self._app(scope, receive, send)
             return
         client = self._client_of(scope)
+        if client is None:
+            await self._app(scope, receive, send)
+            return
         wait = self._wait_of(client)
         if wait > 0:
             raise RbeeError(
@@ -154,10 +204,13 @@ class FloodLimit:
                 self._count(client)
             raise
 
-    def _client_of(self, scope: Scope) -> tuple[str, str]:
+    def _client_of(self, scope: Scope) -> tuple[str, str] | None:
+        """Address and fingerprint of a known key; None for one that is spared."""
         key = bearer_of(scope)
-        known = bool(key) and self._keyring().role_of(key) is not None
-        return (scope.get("client") or ("",))[0], fingerprint(key) if known else ""
+        role = self._keyring().role_of(key) if key else None
+        if role in self._spared:
+            return None
+        return (scope.get("client") or ("",))[0], fingerprint(key) if role is not None else ""
 
     def _wait_of(self, client: tuple[str, str]) -> float:
         """Seconds until this client's oldest counted fault leaves the window; 0 when it may go on."""
@@ -170,7 +223,12 @@ class FloodLimit:
         return faults[0] + self._window - now if len(faults) >= self._limit else 0.0
 
     def _count(self, client: tuple[str, str]) -> None:
-        self._bad.setdefault(client, deque(maxlen=self._limit)).append(self._clock())
+        faults = self._bad.setdefault(client, deque(maxlen=self._limit))
+        faults.append(self._clock())
+        if len(faults) == self._limit and faults[-1] - self._told_at >= self._window:
+            self._told_at = faults[-1]
+            address, key = client
+            get_logger().warning("refusing a client for a while", address=address, key=key, bad_requests=self._limit)
         self._bad.move_to_end(client)
         while len(self._bad) > _REMEMBERED_CLIENTS:
             self._bad.popitem(last=False)
@@ -214,11 +272,12 @@ class Authentication:
 
 
 class BodyLimit:
-    """Refuses request bodies over the limit, by their declared length or as they come in."""
+    """Refuses request bodies over the limit, by their declared length or as they come in, and those that never end."""
 
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, policy: Policy) -> None:
         self._app = app
-        self._limit = limit_bytes
+        self._limit = policy.max_body_bytes
+        self._read_s = policy.request_read_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -227,17 +286,27 @@ class BodyLimit:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self._limit:
             raise self._too_large(int(declared))
-        received = 0
+        received, whole = 0, False
+        until = asyncio.get_running_loop().time() + self._read_s
 
-        async def counting_receive() -> Message:
-            nonlocal received
-            message = await receive()
+        async def bounded_receive() -> Message:
+            nonlocal received, whole
+            message = await (receive() if whole else self._in_time(receive, until))
             received += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if received > self._limit:
                 raise self._too_large(received)
             return message
 
-        await self._app(scope, counting_receive, send)
+        await self._app(scope, bounded_receive, send)
+
+    async def _in_time(self, receive: Receive, until: float) -> Message:
+        """The next part of a body. Raises RbeeError(REQUEST_TOO_SLOW) when it is not there by then (loop time)."""
+        try:
+            async with asyncio.timeout_at(until):
+                return await receive()
+        except TimeoutError:
+            raise too_slow("the body was", self._read_s) from None
 
     def _too_large(self, size: int) -> RbeeError:
         return RbeeError(

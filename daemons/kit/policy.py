@@ -66,6 +66,9 @@ class Policy(BaseModel):
     event_keep_bytes: int = Field(default=4 * 2**20, ge=4096, description="events kept per task")
     ping_s: float = Field(default=15.0, gt=0, description="a silent event stream sends a comment each")
     max_body_bytes: int = Field(default=8 * 2**20, ge=1024, description="largest request body")
+    request_read_s: float = Field(
+        default=30.0, gt=0, description="a request's headers arrive within this, then its body"
+    )
     bad_requests: int = Field(default=50, ge=1, description="bad requests of one client …")
     bad_requests_window_s: float = Field(default=10.0, gt=0, description="… within this are too many")
     backup_s: float = Field(default=86_400.0, gt=0, description="between two backups of a database that is open")

@@ -1,5 +1,7 @@
 """Runs a daemon: binds, serves, and on SIGTERM or SIGINT drains in order and exits 0.
 
+SIGHUP has the daemon read its key files again; one without any goes on.
+
 Order of the end: new work is refused -> running work ends, or is cut at the drain limit -> the service closes what it
 owns -> connections close -> the process exits. A second signal cuts the drain short.
 """
@@ -19,6 +21,7 @@ from starlette.types import ASGIApp
 from daemons.contracts.errors import Code, RbeeError
 from daemons.kit.entry import end_failed
 from daemons.kit.logs import get_logger
+from daemons.kit.protocol import bounded
 
 LAST_CONNECTIONS_S = 1
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -66,12 +69,21 @@ async def serve(
     sock: socket.socket,
     *,
     drain_s: float,
+    read_s: float,
     on_serving: Callable[[], Awaitable[None]] | None = None,
+    on_hangup: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Serve until a signal or the service itself ends the daemon. `on_serving` runs once HTTP answers."""
+    """Serve until a signal or the service itself ends the daemon. `on_serving` runs once HTTP answers.
+
+    `read_s`: the head of a request arrives within so many seconds. `on_hangup` is called at each SIGHUP.
+    """
     server = _Server(
         uvicorn.Config(
             app,
+            http=bounded(read_s),
+            ws="none",
+            # Any local program could choose its address with a header, and would never be refused as a flood.
+            proxy_headers=False,
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -89,8 +101,11 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    hung_up = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
     await service.start(stop.set)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
+    reading = asyncio.create_task(_each_time(hung_up, on_hangup))
     try:
         if on_serving is not None:
             await on_serving()
@@ -100,6 +115,8 @@ async def serve(
         stopping.cancel()
         await _drain(service, hurry, drain_s)
     finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
         await service.close()
         server.should_exit = True
         await serving
@@ -118,6 +135,16 @@ def tell_systemd(state: str) -> None:
             sender.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
     except OSError as error:
         get_logger().warning("systemd could not be told", state=state, reason=str(error))
+
+
+async def _each_time(hung_up: asyncio.Event, act: Callable[[], Awaitable[None]] | None) -> None:
+    while True:
+        await hung_up.wait()
+        hung_up.clear()
+        try:
+            await (act() if act is not None else asyncio.sleep(0))
+        except Exception as error:
+            get_logger().error("SIGHUP could not be acted upon", exc_info=error)
 
 
 async def _drain(service: Service, hurry: asyncio.Event, drain_s: float) -> None:

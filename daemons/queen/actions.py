@@ -18,6 +18,7 @@ from daemons.contracts.workers import (
     SpawnedWorker,
     WorkerExit,
     WorkerExitList,
+    WorkerExitQuery,
 )
 from daemons.kit.client import REQUEST_ID_HEADER, DaemonClient, Peer, error_in, until_end
 from daemons.kit.deadline import deadline_header
@@ -186,7 +187,7 @@ class Actions:
         """How a worker ended, as its hive saw it; None when it lives or the hive does not answer."""
         try:
             answer = await self._watchers[node].client.get(
-                HIVE_WORKER_EXITS, WorkerExitList, query={"id": worker_id}, timeout_s=limit_s, tries=1
+                HIVE_WORKER_EXITS, WorkerExitList, query=WorkerExitQuery(id=worker_id), timeout_s=limit_s, tries=1
             )
         except RbeeError:
             return None

@@ -107,7 +107,7 @@ class QueenLogs:
         return await asyncio.to_thread(self._of_files, query)
 
     async def _of_hive(self, name: str, query: LogQuery) -> list[LogLine]:
-        asked = _as_query(query, follow=False)
+        asked = _of_one_node(query, follow=False)
         async with self._watchers[name].client.stream(HIVE_LOGS, query=asked, silence_s=_ANSWER_S) as events:
             async for event in events:
                 return [_at_node(line, name) for line in LogLines.model_validate_json(event.raw).lines]
@@ -140,7 +140,7 @@ class QueenLogs:
 
     async def _follow_hive(self, name: str, source: "_Source") -> None:
         """One connection to a hive. Its snapshot has what was written since we read, or since the last connection."""
-        asked = _as_query(source.asked(), follow=True)
+        asked = _of_one_node(source.asked(), follow=True)
         stream = self._watchers[name].client.stream(HIVE_LOGS, query=asked, silence_s=_SILENCE_S, tries=1)
         async with stream as events:
             async for event in events:
@@ -186,13 +186,9 @@ def _begin_of(query: LogQuery) -> float:
     return 0.0 if query.since_s is None else time.time() - query.since_s
 
 
-def _as_query(query: LogQuery, *, follow: bool) -> dict[str, object]:
-    return {
-        "worker": query.worker,
-        "since_s": query.since_s,
-        "tail": query.tail,
-        "follow": "true" if follow else "false",
-    }
+def _of_one_node(query: LogQuery, *, follow: bool) -> LogQuery:
+    """What its hive is asked."""
+    return query.model_copy(update={"node": None, "follow": follow})
 
 
 def _at_node(line: LogLine, name: str) -> LogLine:

@@ -199,6 +199,16 @@ class NodeWatcher:
             )
         return health.version
 
+    async def read_key_again(self) -> None:
+        """The hive may have been given another key. Streams that are open go on."""
+        try:
+            address = await self.hive.find()
+        except RbeeError as error:
+            get_logger().warning("a hive's key stays as it was", node=self.name, why=error.message, run=error.hint)
+            return
+        if address is not None and self._kept is not None:
+            self._kept.use_key(address.key)
+
     async def refresh_models(self) -> list[ModelRow]:
         """Ask the hive for its models now; the last known ones when it does not answer."""
         try:

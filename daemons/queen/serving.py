@@ -13,7 +13,7 @@ from typing import Final
 from daemons.contracts.ids import LOCAL_NODE
 from daemons.contracts.routes import Daemon, Role
 from daemons.kit.app import build_app
-from daemons.kit.auth import ADMIN_KEY, INFER_KEY, Keyring, ensure_key
+from daemons.kit.auth import ADMIN_KEY, INFER_KEY, KeyFiles
 from daemons.kit.notices import Notices
 from daemons.kit.paths import Paths
 from daemons.kit.runfile import RunFile, published, run_path
@@ -43,13 +43,13 @@ async def run_queen(options: Options) -> None:
     STATE_SCHEMA_NEWER, STATE_CORRUPT.
     """
     paths, settings = prepare(NAME, options)
-    keyring = Keyring({ensure_key(paths, ADMIN_KEY): Role.ADMIN, ensure_key(paths, INFER_KEY): Role.INFER})
+    keys = KeyFiles(paths, {ADMIN_KEY: Role.ADMIN, INFER_KEY: Role.INFER})
     # Log and database have threads; by default each may hold the interpreter for 5 ms, which every token would feel.
     sys.setswitchinterval(SWITCH_S)
-    await _serve(paths, settings, keyring, options)
+    await _serve(paths, settings, keys, options)
 
 
-async def _serve(paths: Paths, settings: Settings, keyring: Keyring, options: Options) -> None:
+async def _serve(paths: Paths, settings: Settings, keys: KeyFiles, options: Options) -> None:
     async with AsyncExitStack() as stack:
         # Whoever has the database open is the queen of this home; one that loses a race ends here.
         notices = Notices()
@@ -63,7 +63,7 @@ async def _serve(paths: Paths, settings: Settings, keyring: Keyring, options: Op
         identity = QueenIdentity(time.time(), options.ephemeral, url_of(sock))
         service = QueenService(make_parts(paths, settings, store, identity, notices))
         logs = QueenLogs(paths.log_file(NAME), service.watchers, service.closing)
-        app = build_app(Daemon.QUEEN, queen_handlers(service, logs), keyring=lambda: keyring, policy=settings.policy)
+        app = build_app(Daemon.QUEEN, queen_handlers(service, logs), keyring=keys.keyring, policy=settings.policy)
         owner = options.owner()
         run = RunFile.of_this_process(NAME, identity.url, ephemeral=options.ephemeral, owner=owner)
         counted = InFlight(app, lambda: None)
@@ -76,7 +76,13 @@ async def _serve(paths: Paths, settings: Settings, keyring: Keyring, options: Op
         async def publish() -> None:
             await asyncio.to_thread(stack.enter_context, published(run_path(paths, NAME), run))
 
-        await serve(service, counted, sock, drain_s=settings.policy.drain_s, on_serving=publish)
+        async def hang_up() -> None:
+            await asyncio.to_thread(keys.reload)
+            for watcher in service.watchers.values():
+                await watcher.read_key_again()
+
+        limits = {"drain_s": settings.policy.drain_s, "read_s": settings.policy.request_read_s}
+        await serve(service, counted, sock, **limits, on_serving=publish, on_hangup=hang_up)
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

@@ -25,9 +25,6 @@ from daemons.worker.http.handlers import worker_handlers
 from daemons.worker.runtime import importing_runtime
 from daemons.worker.service import WorkerService
 
-MANY_BAD_REQUESTS = 10_000
-"""The flood limit of a worker: its one client, the queen, passes on what many people get wrong."""
-
 
 def read_settings() -> WorkerSettings:
     """The one line of JSON on stdin. Raises RbeeError(CONFIG_INVALID) without echoing it: it holds the key."""
@@ -97,13 +94,13 @@ def make_backend(settings: WorkerSettings) -> Backend:
 
 async def run_worker(settings: WorkerSettings, backend: Backend, sock: socket.socket) -> None:
     """Serve until told to end. Raises RbeeError when the model could not be loaded or the engine died."""
-    policy = Policy(max_body_bytes=settings.max_body_bytes, bad_requests=MANY_BAD_REQUESTS)
+    policy = Policy(max_body_bytes=settings.max_body_bytes)
     bridge = Bridge(backend, slots=settings.slots, batch=settings.batch)
     service = WorkerService(settings, bridge, url_of(sock), policy)
     keyring = Keyring({settings.key: Role.ADMIN})
     app = build_app(Daemon.WORKER, worker_handlers(service, bridge), keyring=lambda: keyring, policy=policy)
     get_logger().info("listening", url=url_of(sock))
-    await serve(service, app, sock, drain_s=settings.drain_s)
+    await serve(service, app, sock, drain_s=settings.drain_s, read_s=policy.request_read_s)
     with suppress(OSError):
         sock.close()
     if bridge.failure is not None:

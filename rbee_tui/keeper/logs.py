@@ -31,12 +31,12 @@ def parse_since(text: str) -> float:
 
 async def read_logs(session: QueenSession, query: LogQuery) -> list[LogLine]:
     """The lines there are now, oldest first. Raises RbeeError(NODE_NOT_FOUND) or WORKER_NOT_FOUND."""
-    return (await session.get(LOGS, LogLines, query=_as_query(query))).lines
+    return (await session.get(LOGS, LogLines, query=query)).lines
 
 
 async def follow_logs(session: QueenSession, query: LogQuery, on_line: OnLine) -> None:
     """Tell each line as it is written, beginning with those there are; ends only by cancellation or RbeeError."""
-    async with session.stream(LOGS, query=_as_query(query), silence_s=3 * session.policy.ping_s) as events:
+    async with session.stream(LOGS, query=query, silence_s=3 * session.policy.ping_s) as events:
         async for line in _lines_of(events):
             on_line(line)
     raise RbeeError(Code.UPSTREAM_LOST, f"the log stream of {session.name} ended")
@@ -91,10 +91,3 @@ def _stamped(file: Path, since: float) -> Iterator[tuple[float, LogLine]]:
         return
     for line in read_log(file, LOCAL_NODE, file.stem, since=since):
         yield line.at or written, line
-
-
-def _as_query(query: LogQuery) -> dict[str, str | int | float]:
-    return {
-        name: str(value).lower() if isinstance(value, bool) else value
-        for name, value in query.model_dump(exclude_none=True).items()
-    }

@@ -84,7 +84,7 @@ class QueenSession:
         route: Route,
         *,
         body: BaseModel | None = None,
-        query: Mapping[str, Any] | None = None,
+        query: BaseModel | None = None,
         silence_s: float | None = None,
         on_headers: OnHeaders | None = None,
     ) -> AsyncIterator[AsyncIterator[Event]]:

@@ -12,6 +12,7 @@ from daemons.contracts.workers import (
     StartWorkerRequest,
     WorkerHealth,
     WorkerHealthList,
+    WorkerHealthQuery,
     WorkerList,
     WorkerRow,
 )
@@ -33,8 +34,9 @@ async def list_workers(session: QueenSession) -> list[WorkerRow]:
 async def worker_health(session: QueenSession, node: str | None = None) -> list[WorkerHealth]:
     """Each worker of `node` (None: of all nodes), asked now. Raises RbeeError(NODE_NOT_FOUND)."""
     # A worker that does not answer costs its hive one time limit, and the queen waits for its hives for two.
+    query = parse_request(WorkerHealthQuery, {"node": node})
     limit_s = 3 * session.policy.http_timeout_s
-    answer = await session.get(WORKER_HEALTH, WorkerHealthList, query={"node": node}, timeout_s=limit_s)
+    answer = await session.get(WORKER_HEALTH, WorkerHealthList, query=query, timeout_s=limit_s)
     return answer.workers
 
 

@@ -31,7 +31,7 @@ from daemons.contracts.workers import (
     WorkerHealthList,
     WorkerState,
 )
-from daemons.kit.app import Handler, Result, build_app, query_of
+from daemons.kit.app import Handler, Result, build_app
 from daemons.kit.auth import Keyring
 from daemons.kit.policy import Policy
 from daemons.kit.procs import ProcessIdentity
@@ -341,8 +341,7 @@ class FakeHive:
         rows = [{"id": f"m-{n}", "ref": ref, **what} for n, ref in enumerate(self.model_refs)]
         return ModelList.model_validate({"models": rows})
 
-    async def _logs(self, request: Request, _body: Any) -> Result:
-        query: LogQuery = query_of(request, LogQuery)
+    async def _logs(self, _request: Request, query: LogQuery) -> Result:
         return SseResponse(self._log_events(query))
 
     async def _log_events(self, query: LogQuery) -> AsyncIterator[bytes]:

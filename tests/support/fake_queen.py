@@ -46,7 +46,7 @@ from daemons.contracts.workers import (
     WorkerRow,
     WorkerState,
 )
-from daemons.kit.app import Handler, Result, build_app, query_of
+from daemons.kit.app import Handler, Result, build_app
 from daemons.kit.auth import Keyring
 from daemons.kit.policy import Policy
 from daemons.kit.procs import bind_listening
@@ -250,9 +250,8 @@ class FakeQueen:
                 return row.model_copy(update={"state": WorkerState.DRAINING})
         raise RbeeError(Code.WORKER_NOT_FOUND, f"no worker {body.id}")
 
-    async def _logs(self, request: Request, _body: Any) -> Result:
+    async def _logs(self, request: Request, query: LogQuery) -> Result:
         self._note(request)
-        query: LogQuery = query_of(request, LogQuery)
         self.queries.append(query)
         if not query.follow:
             return LogLines(lines=self.lines)

@@ -178,7 +178,7 @@ async def serve_fake() -> None:
         await asyncio.Event().wait()
     keyring = Keyring({settings.key: Role.ADMIN})
     app = build_app(Daemon.WORKER, fake.table(), keyring=lambda: keyring, policy=Policy())
-    await serve(fake, app, sock, drain_s=settings.drain_s)
+    await serve(fake, app, sock, drain_s=settings.drain_s, read_s=10.0)
     sock.close()
 
 

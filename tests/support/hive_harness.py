@@ -152,7 +152,7 @@ async def running_hive(
         return Keyring({KEY: Role.ADMIN, **dict.fromkeys(registry.worker_keys, Role.WORKER)})
 
     app = build_app(Daemon.HIVE, HiveHandlers(service).table(), keyring=keyring, policy=settings.policy)
-    serving = asyncio.ensure_future(serve(service, app, sock, drain_s=drain_limit_s(settings.policy)))
+    serving = asyncio.ensure_future(serve(service, app, sock, drain_s=drain_limit_s(settings.policy), read_s=10.0))
     client = DaemonClient(Peer(home.url, KEY, "the hive", Code.HIVE_UNREACHABLE), settings.policy)
     try:
         await client.call(routes.HIVE_HEALTH, timeout_s=30.0)

@@ -35,11 +35,13 @@ class RecordingService:
 
 
 @asynccontextmanager
-async def running(app: ASGIApp, service: RecordingService | None = None, drain_s: float = 1.0) -> AsyncIterator[str]:
+async def running(
+    app: ASGIApp, service: RecordingService | None = None, drain_s: float = 1.0, read_s: float = 10.0
+) -> AsyncIterator[str]:
     """Serve `app` on a free port of the loopback interface; yields its URL."""
     service = service or RecordingService()
     sock = bind_listening("127.0.0.1", 0)
-    serving = asyncio.create_task(serve(service, app, sock, drain_s=drain_s))
+    serving = asyncio.create_task(serve(service, app, sock, drain_s=drain_s, read_s=read_s))
     try:
         yield url_of(sock)
     finally:

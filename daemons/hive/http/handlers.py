@@ -7,14 +7,12 @@ import platform
 import socket
 from collections.abc import Mapping
 
-from pydantic import Field
 from starlette.requests import Request
 
 from daemons import __version__
 from daemons.contracts import routes
-from daemons.contracts.fleet import Accepted, Capabilities, DrainRequest, Health, LogQuery, ModelList
+from daemons.contracts.fleet import Accepted, Capabilities, CapabilitiesQuery, DrainRequest, Health, LogQuery, ModelList
 from daemons.contracts.routes import Route
-from daemons.contracts.wire import Request as WireRequest
 from daemons.contracts.workers import (
     HiveWorker,
     HiveWorkerList,
@@ -28,16 +26,11 @@ from daemons.contracts.workers import (
 )
 from daemons.hive.logs import LogReader
 from daemons.hive.service import HiveService
-from daemons.kit.app import Handler, Result, metrics_response, query_of
+from daemons.kit.app import Handler, Result, metrics_response
 from daemons.kit.deadline import deadline_of
 from daemons.kit.logs import get_logger
+from daemons.kit.openapi import openapi_document
 from daemons.kit.sse import SseResponse
-
-
-class CapabilitiesQuery(WireRequest):
-    """Query of `/v1/capabilities`; `self_test` runs the self-test if none has passed yet."""
-
-    self_test: bool = Field(default=False, strict=False)
 
 
 @functools.cache
@@ -69,13 +62,13 @@ class HiveHandlers:
             routes.HIVE_LOGS: self.logs,
             routes.HIVE_SHUTDOWN: self.shutdown,
             routes.HIVE_METRICS: self.metrics,
+            routes.HIVE_OPENAPI: self.openapi,
         }
 
     async def health(self, _request: Request, _body: None) -> Health:
         return Health(version=__version__)
 
-    async def capabilities(self, request: Request, _body: None) -> Capabilities:
-        query: CapabilitiesQuery = query_of(request, CapabilitiesQuery)
+    async def capabilities(self, _request: Request, query: CapabilitiesQuery) -> Capabilities:
         service, instruments = self._service, self._service.parts.instruments
         self_test = await instruments.self_test(run=query.self_test)
         await service.measured.wait()
@@ -116,8 +109,7 @@ class HiveHandlers:
     async def worker_shutdown(self, _request: Request, body: ShutdownRequest) -> HiveWorker:
         return await self._service.stop_worker(body.id, body.drain_s)
 
-    async def worker_exits(self, request: Request, _body: None) -> WorkerExitList:
-        query: WorkerExitQuery = query_of(request, WorkerExitQuery)
+    async def worker_exits(self, _request: Request, query: WorkerExitQuery) -> WorkerExitList:
         if query.id is not None:
             return WorkerExitList(exits=[await self._service.exit_of(query.id)])
         return WorkerExitList(exits=await self._service.parts.store.exits(limit=query.limit))
@@ -126,8 +118,7 @@ class HiveHandlers:
         loaded = {row.model_ref for row in await self._service.workers() if row.has_process}
         return ModelList(models=await self._service.parts.catalog.rows(loaded))
 
-    async def logs(self, request: Request, _body: None) -> Result:
-        query: LogQuery = query_of(request, LogQuery)
+    async def logs(self, _request: Request, query: LogQuery) -> Result:
         return SseResponse(await self._logs.events(query), ping_s=self._service.parts.policy.ping_s)
 
     async def shutdown(self, _request: Request, body: DrainRequest) -> Accepted:
@@ -136,3 +127,6 @@ class HiveHandlers:
 
     async def metrics(self, _request: Request, _body: None) -> Result:
         return metrics_response(self._service.metrics.registry)
+
+    async def openapi(self, _request: Request, _body: None) -> Result:
+        return openapi_document(routes.Daemon.HIVE)

@@ -16,10 +16,10 @@ from daemons.contracts.fleet import (
     NodeList,
 )
 from daemons.contracts.routes import Route
-from daemons.kit.app import Handler, Result, metrics_response, query_of
+from daemons.kit.app import Handler, Result, metrics_response
+from daemons.kit.openapi import openapi_document
 from daemons.kit.sse import SseResponse
 from daemons.queen.logs import QueenLogs
-from daemons.queen.openapi import openapi_document
 from daemons.queen.service import QueenService
 
 
@@ -59,8 +59,7 @@ class FleetHandlers:
     async def models(self, _request: Request, _body: None) -> ModelList:
         return ModelList(models=await self._service.models_now())
 
-    async def logs(self, request: Request, _body: None) -> Result:
-        query: LogQuery = query_of(request, LogQuery)
+    async def logs(self, _request: Request, query: LogQuery) -> Result:
         if not query.follow:
             return await self._logs.read(query)
         return SseResponse(await self._logs.follow(query), ping_s=self._service.policy.ping_s)
@@ -73,4 +72,4 @@ class FleetHandlers:
         return metrics_response(self._service.metrics.registry)
 
     async def openapi(self, _request: Request, _body: None) -> Result:
-        return openapi_document()
+        return openapi_document(routes.Daemon.QUEEN)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Mapping
 
-from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,9 +10,8 @@ from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.events import Done, EventType, TextSnapshot
 from daemons.contracts.inference import FinishReason
 from daemons.contracts.routes import Route
-from daemons.contracts.tasks import TaskAccepted, TaskList, TaskRequest, TaskRow, TaskState
-from daemons.contracts.wire import Request as WireRequest
-from daemons.kit.app import Handler, Result, query_of
+from daemons.contracts.tasks import TaskAccepted, TaskList, TaskQuery, TaskRequest, TaskRow
+from daemons.kit.app import Handler, Result
 from daemons.kit.deadline import deadline_of
 from daemons.kit.sse import SseResponse, encode_event
 from daemons.queen.http.callers import client_of, is_admin, last_event_id, may_see, wants_detached
@@ -25,13 +23,6 @@ from daemons.queen.tasks import TaskRecord, task_not_found
 TASK_ID_HEADER = "X-Task-Id"
 STORED_WITHIN_S = 1.0
 """A disk takes milliseconds; one that takes longer than this is as good as none."""
-
-
-class TaskQuery(WireRequest):
-    """Query of `GET /v2/tasks`."""
-
-    limit: int = Field(default=100, ge=1, le=10_000, strict=False)
-    state: TaskState | None = Field(default=None, strict=False)
 
 
 class TaskHandlers:
@@ -72,8 +63,7 @@ class TaskHandlers:
             headers={"Location": routes.TASK_SHOW.path.format(id=record.id), TASK_ID_HEADER: record.id},
         )
 
-    async def list_all(self, request: Request, _body: None) -> TaskList:
-        query: TaskQuery = query_of(request, TaskQuery)
+    async def list_all(self, request: Request, query: TaskQuery) -> TaskList:
         self._service.ledger.save_rows()
         rows = await self._service.store.rows(
             limit=query.limit,

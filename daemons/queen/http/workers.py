@@ -3,34 +3,25 @@
 import asyncio
 from collections.abc import Mapping
 
-from pydantic import Field
 from starlette.requests import Request
 
 from daemons.contracts import routes
 from daemons.contracts.errors import Code, RbeeError
-from daemons.contracts.ids import NODE_NAME
 from daemons.contracts.routes import Route
-from daemons.contracts.wire import PrintableStr
-from daemons.contracts.wire import Request as WireRequest
 from daemons.contracts.workers import (
     ShutdownRequest,
     StartWorkerRequest,
     WorkerHealth,
     WorkerHealthList,
+    WorkerHealthQuery,
     WorkerList,
     WorkerRow,
 )
-from daemons.kit.app import Handler, Result, query_of
+from daemons.kit.app import Handler, Result
 from daemons.queen.http.callers import client_of
 from daemons.queen.http.tasks import attached
 from daemons.queen.service import QueenService
 from daemons.queen.submissions import Submission
-
-
-class NodeQuery(WireRequest):
-    """Query that may name a node."""
-
-    node: PrintableStr | None = Field(default=None, pattern=f"^{NODE_NAME.pattern}$")
 
 
 class WorkerHandlers:
@@ -51,8 +42,7 @@ class WorkerHandlers:
         await self._service.nodes_settled()
         return WorkerList(workers=self._service.view.worker_rows())
 
-    async def health(self, request: Request, _body: None) -> WorkerHealthList:
-        query: NodeQuery = query_of(request, NodeQuery)
+    async def health(self, _request: Request, query: WorkerHealthQuery) -> WorkerHealthList:
         await self._service.nodes_settled()
         if query.node is not None:
             return WorkerHealthList(workers=await self._health_of(self._service.node(query.node).name))

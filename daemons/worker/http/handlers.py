@@ -16,6 +16,7 @@ from daemons.contracts.workers import Ready, WorkerStats
 from daemons.kit.app import Handler, Result, metrics_response
 from daemons.kit.deadline import deadline_of
 from daemons.kit.logs import get_logger
+from daemons.kit.openapi import openapi_document
 from daemons.kit.sse import SseResponse
 from daemons.worker.bridge import Bridge, Ticket
 from daemons.worker.engine.request import Embedded, EmbedRequest, Failed, GenerateRequest
@@ -44,6 +45,7 @@ def worker_handlers(service: WorkerService, bridge: Bridge) -> Mapping[routes.Ro
         routes.WORKER_STATS: handlers.stats,
         routes.WORKER_END: handlers.shutdown,
         routes.WORKER_METRICS: handlers.metrics,
+        routes.WORKER_OPENAPI: handlers.openapi,
     }
 
 
@@ -138,6 +140,9 @@ class WorkerHandlers:
         metrics.kv_cells.labels("used").set(bridge.kv_used)
         metrics.kv_cells.labels("free").set(cells - bridge.kv_used)
         return metrics_response(metrics.registry)
+
+    async def openapi(self, _request: Request, _body: None) -> Result:
+        return openapi_document(routes.Daemon.WORKER)
 
     async def _read(self, body: InferenceRequest, deadline: float | None, *, large: bool) -> GenerateRequest:
         """Large requests are rendered and tokenized beside the loop, so that the streams of others go on."""

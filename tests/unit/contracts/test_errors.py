@@ -6,7 +6,7 @@ import pytest
 
 from daemons.contracts.errors import ERROR_TABLE, Code, RbeeError
 
-KNOWN_STATUSES = {400, 401, 403, 404, 405, 408, 409, 413, 429, 499, 500, 502, 503, 507}
+KNOWN_STATUSES = {400, 401, 403, 404, 405, 408, 409, 413, 429, 431, 499, 500, 502, 503, 507}
 
 
 def test_every_code_has_a_row_and_every_row_a_code() -> None:
