@@ -1,11 +1,20 @@
 """What to generate and how: prompt or messages, sampling, limits; usage and timings of the result."""
 
+import math
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from daemons.contracts.wire import Answer, PrintableStr, Request
+
+MOST_REPEATED = 10_000
+"""How often a JSON schema may ask for something in a row, over all its levels: its grammar is written out."""
+
+_REPEATING = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+_REPEATED_IN_PATTERN = re.compile(r"\{\s*(\d*)\s*(?:,\s*(\d*)\s*)?\}")
+_TOKEN_ID = re.compile("[0-9]{1,9}")
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -44,6 +53,8 @@ class ResponseFormat(Request):
     def _schema_given(self) -> "ResponseFormat":
         if self.type == "json_schema" and not self.json_schema:
             raise ValueError("json_schema is required when type is json_schema")
+        if self.json_schema and (times := _repetitions(self.json_schema)) > MOST_REPEATED:
+            raise ValueError(f"json_schema repeats something {times:.3g} times, at most {MOST_REPEATED} are possible")
         return self
 
     @property
@@ -53,6 +64,19 @@ class ResponseFormat(Request):
             return None
         nested = self.json_schema.get("schema")
         return nested if isinstance(nested, dict) else self.json_schema
+
+
+def _repetitions(schema: Any) -> float:
+    """The largest product of what is repeated along one way into the schema."""
+    if isinstance(schema, list):
+        return max(map(_repetitions, schema), default=1.0)
+    if not isinstance(schema, dict):
+        return 1.0
+    numbers = [schema[name] for name in _REPEATING if isinstance(schema.get(name), int | float)]
+    pattern = str(schema.get("pattern", ""))
+    written = (float(max(found.groups("0"), key=len) or 1) for found in _REPEATED_IN_PATTERN.finditer(pattern))
+    here = max(1.0, *(float(min(number, 1e30)) for number in numbers)) if numbers else 1.0
+    return here * math.prod(max(1.0, times) for times in written) * max(map(_repetitions, schema.values()), default=1.0)
 
 
 class Sampling(Request):
@@ -81,8 +105,8 @@ class Sampling(Request):
     @model_validator(mode="after")
     def _bias_in_range(self) -> "Sampling":
         for token, bias in self.logit_bias.items():
-            if not token.isdecimal():
-                raise ValueError(f"logit_bias key {token!r} is not a token id")
+            if not _TOKEN_ID.fullmatch(token):
+                raise ValueError(f"logit_bias key {token[:40]!a} is not a token id")
             if not -100.0 <= bias <= 100.0:
                 raise ValueError(f"logit_bias of token {token} is {bias}, outside -100..100")
         return self

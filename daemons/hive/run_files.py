@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from daemons.contracts.ids import RUN_ID
 from daemons.contracts.workers import HiveWorker, SpawnRequest
 from daemons.kit.logs import get_logger
 from daemons.kit.procs import ProcessIdentity
@@ -39,6 +40,13 @@ class WorkerFile(BaseModel):
         )
 
 
+def _named(file: WorkerFile, name: str) -> WorkerFile:
+    """The id is part of paths and the pid is sent signals. Raises ValueError where they are none."""
+    if file.worker.id != name or not RUN_ID.fullmatch(name) or file.identity.pid < 1:
+        raise ValueError(f"it does not describe the worker {name}")
+    return file
+
+
 class WorkerFiles:
     """The folder of run files. All calls block on the disk."""
 
@@ -64,8 +72,8 @@ class WorkerFiles:
     def _readable(self) -> Iterator[WorkerFile]:
         for path in sorted(self._folder.glob("*.json")):
             try:
-                yield WorkerFile.model_validate_json(path.read_bytes())
-            except (OSError, ValidationError) as error:
+                yield _named(WorkerFile.model_validate_json(path.read_bytes()), path.stem)
+            except (OSError, ValueError) as error:
                 why = f"{error.error_count()} faults" if isinstance(error, ValidationError) else str(error)
                 get_logger().warning("removed a worker's run file that cannot be read", file=path.name, why=why)
                 path.unlink(missing_ok=True)

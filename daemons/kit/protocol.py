@@ -7,7 +7,7 @@ import asyncio
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.ids import new_request_id
@@ -27,6 +27,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_open = False
         self._late: asyncio.TimerHandle | None = None
+        self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -34,6 +35,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_whole()
+        self._let_go()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -58,6 +60,16 @@ class BoundedHttp(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
                 self._refuse(head_too_large(self._head_bytes))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _let_go(self) -> None:
+        """Nobody reads the answer that is being written; of several requests in a row uvicorn tells only the last."""
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def on_response_complete(self) -> None:
         unread = not self.pipeline and self.cycle.more_body
@@ -91,6 +103,9 @@ class BoundedHttp(HttpToolsProtocol):
             headers = [*error_headers(error, body), (b"connection", b"close")]
             lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
             self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
+        else:
+            self._let_go()
+        self.pipeline.clear()
         self.transport.close()
 
 

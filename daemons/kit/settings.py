@@ -244,7 +244,7 @@ def _read_toml(path: Path) -> Mapping[str, Any]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise RbeeError(
             Code.CONFIG_INVALID, f"{path}: {error}", details={"file": str(path)}, hint=mend_hint(str(path))
         ) from error

@@ -76,7 +76,7 @@ def resolve_file_ref(ref: ModelRef, allowed_folders: Sequence[Path]) -> Path:
 
 
 def _forbidden(ref: ModelRef, allowed_folders: Sequence[Path]) -> RbeeError:
-    folders = [str(folder) for folder in allowed_folders]
+    folders = [_without_home(folder) for folder in allowed_folders]
     return RbeeError(
         Code.MODEL_PATH_FORBIDDEN,
         f"{ref.name!r} is, or leads, outside the folders that models may come from"
@@ -84,6 +84,12 @@ def _forbidden(ref: ModelRef, allowed_folders: Sequence[Path]) -> RbeeError:
         details={"path": ref.name, "allowed_folders": folders, "setting": "models.allowed_folders"},
         hint="add its folder to models.allowed_folders, then: rbee hive stop",
     )
+
+
+def _without_home(folder: Path) -> str:
+    """Who asks from elsewhere learns no name of a user here; `~` works in a shell of this machine."""
+    home = Path("~").expanduser()
+    return str(Path("~") / folder.relative_to(home)) if folder.is_relative_to(home) else str(folder)
 
 
 def _not_found(ref: ModelRef, why: str) -> RbeeError:
