@@ -3,8 +3,7 @@ Feature: What runs for long stays as it is
 
   @O02
   Scenario: A long generation takes no more memory at its end than soon after its start
-    Given a running rbee with the settings
-      | RBEE_MODELS_ALLOWED_FOLDERS | {models} |
+    Given a running rbee
     And a worker with the model "{steady}"
     When tokens are generated for 30 seconds
     Then queen and worker have not grown meanwhile

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from daemons.contracts.errors import Code, RbeeError
@@ -133,6 +134,8 @@ class RequestScope:
             if error.status >= 500:
                 get_logger().warning(error.message, code=error.code.value, path=scope["path"])
             return error
+        if isinstance(error, ClientDisconnect):
+            return RbeeError(Code.CANCELLED, "the client left before its request was whole")
         get_logger().error("unexpected failure", path=scope["path"], exc_info=error)
         return RbeeError(Code.INTERNAL, "the daemon failed unexpectedly; its log has the trace under this request id")
 

@@ -58,7 +58,7 @@ class _Sender:
         try:
             with self._session.request(**arguments, stream=True, timeout=ANSWER_WITHIN_S) as answer:
                 self._judge(case, answer)
-        except requests.exceptions.InvalidHeader:
+        except (requests.exceptions.InvalidHeader, requests.exceptions.InvalidJSONError):
             pass  # what the client library cannot write is the other generator's business
 
     def _judge(self, case: Any, answer: requests.Response) -> None:
