@@ -10,7 +10,7 @@ Feature: What runs for long stays as it is
 
   @O03
   Scenario: An hour of an idle rbee leaves memory, files and descriptors as they were
-    Given a running rbee whose clocks run a hundred times faster
+    Given a running rbee whose clocks run up to a hundred times faster
     And a worker with the model "demo"
     When an hour of its intervals has passed
     Then no daemon has grown in memory or descriptors

@@ -105,7 +105,7 @@ _NOT_STARTED = _DRAINING | frozenset({
     Code.INVALID_MODEL_REF, Code.INVALID_BACKEND, Code.MODEL_INVALID, Code.MODEL_PATH_FORBIDDEN, Code.MODEL_NOT_FOUND,
     Code.DEVICE_NOT_FOUND, Code.BACKEND_UNAVAILABLE, Code.RAM_INSUFFICIENT, Code.VRAM_INSUFFICIENT,
     Code.CORES_INSUFFICIENT, Code.PORT_IN_USE, Code.HOME_UNUSABLE, Code.CONFIG_INVALID, Code.WORKER_RUNTIME_MISSING,
-    Code.WORKER_RUNTIME_BROKEN,
+    Code.WORKER_RUNTIME_BROKEN, Code.WORKER_CRASH_LOOP,
 })  # fmt: skip
 """Why a hive does not start a worker."""
 
@@ -191,7 +191,8 @@ HIVE_CAPABILITIES = Route(
 HIVE_TELEMETRY = Route(_H, "GET", "/v1/telemetry", "snapshot, then figures each second", kind=_STREAM)
 HIVE_SPAWN = Route(
     _H, "POST", "/v1/workers/spawn", "start a worker; its own stream tells the progress",
-    body=workers.SpawnRequest, answer=workers.SpawnedWorker, status=202, errors=_NOT_STARTED,
+    body=workers.SpawnRequest, answer=workers.SpawnedWorker, headers=(DEADLINE,), status=202,
+    errors=_NOT_STARTED | frozenset({Code.DEADLINE_EXCEEDED}),
 )  # fmt: skip
 HIVE_READY = Route(
     _H, "POST", "/v1/workers/ready", "a worker's model is loaded",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,7 +89,8 @@ class HiveService:
         self.ending = asyncio.Event()
         """All that is left to do is to close: streams without an end of their own end now."""
         self._narrator = Narrator(f"hive {parts.node}")
-        self._events: asyncio.Queue[ev.Event | None] = asyncio.Queue()
+        # An event comes with the context it arose in: what follows from a request is logged with the request's id.
+        self._events: asyncio.Queue[tuple[ev.Event, Context] | None] = asyncio.Queue()
         self._tickets: dict[int, asyncio.Future[Any]] = {}
         self._last_ticket = 0
         self._effects: dict[asyncio.Task[None], ev.Effect] = {}
@@ -140,7 +142,7 @@ class HiveService:
         self._running.add_done_callback(lambda _: stop())
         try:
             for adopted in await parts.workers.adopt():
-                self._events.put_nowait(adopted)
+                self._post(adopted)
             alive = {row.id for row in await self.workers()}
             await asyncio.to_thread(prune, parts.paths.logs, alive)
         except BaseException:
@@ -149,7 +151,7 @@ class HiveService:
 
     def begin_drain(self) -> None:
         """Start no more workers."""
-        self._events.put_nowait(ev.DrainBegun(self.parts.clock.now()))
+        self._post(ev.DrainBegun(self.parts.clock.now()))
 
     async def drained(self) -> None:
         """End all workers at once, unless they are to be kept; returns when the last one is gone."""
@@ -193,16 +195,21 @@ class HiveService:
 
     async def _own(self, group: asyncio.TaskGroup) -> None:
         """Take events in, one after the other; whatever waits already is taken in before the state is published."""
-        while (event := await self._events.get()) is not None:
-            publish = self._take_in(event, group)
+        while (first := await self._events.get()) is not None:
+            event, context = first
+            publish = context.run(self._take_in, event, group)
             while not self._events.empty():
                 following = self._events.get_nowait()
                 if following is None:
                     return
-                publish |= self._take_in(following, group)
+                event, context = following
+                publish |= context.run(self._take_in, event, group)
             state = self.telemetry() if publish else None
             if state is not None:
                 self.broadcast.publish(state)
+
+    def _post(self, event: ev.Event) -> None:
+        self._events.put_nowait((event, copy_context()))
 
     def _take_in(self, event: ev.Event, group: asyncio.TaskGroup) -> bool:
         """Let the registry decide, and begin what it wants; whether the state is to be published."""
@@ -229,7 +236,9 @@ class HiveService:
             case ev.Say(text, fields):
                 self._narrator.say(text, **fields)
             case _:
-                task = group.create_task(self._perform(effect))
+                # The end of a worker, hours later, is no part of the request that it was started for.
+                context = Context() if isinstance(effect, ev.Watch) else None
+                task = group.create_task(self._perform(effect), context=context)
                 self._effects[task] = effect
                 task.add_done_callback(self._effects.pop)
         return False
@@ -250,7 +259,7 @@ class HiveService:
             get_logger().error("an effect failed", effect=type(effect).__name__, exc_info=error)
             event = performer.failed(effect, RbeeError(Code.INTERNAL, f"the hive failed: {type(error).__name__}"))
         if event is not None:
-            self._events.put_nowait(event)
+            self._post(event)
 
     def _reply(self, ticket: int, answer: Any) -> None:
         future = self._tickets.get(ticket)
@@ -300,7 +309,7 @@ class HiveService:
         return ev.Tick(self.parts.clock.now())
 
     async def _tick(self) -> None:
-        self._events.put_nowait(ev.Tick(self.parts.clock.now()))
+        self._post(ev.Tick(self.parts.clock.now()))
 
     async def _measure(self) -> None:
         try:
@@ -308,7 +317,7 @@ class HiveService:
         except Exception as error:
             get_logger().error("the machine cannot be measured", exc_info=error)
             return
-        self._events.put_nowait(ev.Measured(self.parts.clock.now(), devices, host))
+        self._post(ev.Measured(self.parts.clock.now(), devices, host))
 
     async def _end_with(self, owner: ProcessIdentity) -> None:
         await wait_exit(owner)
@@ -324,7 +333,7 @@ class HiveService:
         self._last_ticket += 1
         ticket = self._last_ticket
         future = self._tickets[ticket] = asyncio.get_running_loop().create_future()
-        self._events.put_nowait(event(self.parts.clock.now(), ticket))
+        self._post(event(self.parts.clock.now(), ticket))
         try:
             return await future
         finally:
@@ -371,7 +380,7 @@ class HiveService:
     async def _refresh(self, worker_id: str) -> None:
         event = await self.parts.workers.ask_stats(worker_id)
         if event is not None:
-            self._events.put_nowait(event)
+            self._post(event)
 
     async def health(self) -> list[WorkerHealth]:
         """Every worker asked now, with the time its answer took."""

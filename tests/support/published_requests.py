@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import requests
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.core.failures import FailureGroup
+from schemathesis.core.result import Ok
 from schemathesis.core.transport import Response
 from schemathesis.openapi import from_dict
 from schemathesis.specs.openapi.checks import (
@@ -38,6 +38,7 @@ def ask_at_random(document: Mapping[str, Any], url: str, key: str, *, examples: 
     with requests.Session() as session:
         session.trust_env = False
         for found in schema.get_all_operations():
+            assert isinstance(found, Ok), found
             operation = found.ok()
             for mode in GenerationMode:
                 _ask(operation, mode, _Sender(session, url, key, tally), examples, first)
@@ -92,7 +93,7 @@ def _ask(operation: Any, mode: GenerationMode, sender: _Sender, examples: int, f
         suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(mode), wrong=_NO_DRAIN)
-    def one(case: schemathesis.Case, wrong: Any) -> None:
+    def one(case: Any, wrong: Any) -> None:
         if ends:  # with a drain time that is none, whatever else it says: nothing may end here
             case.body = {"drain_s": wrong}
             case.media_type = "application/json"

@@ -25,6 +25,19 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert files.read_all() == [written(2)]
 
 
+@pytest.mark.parametrize("name", ["../../victim", "w-00000002", "w-1/../x"])
+def test_a_file_that_names_another_path_is_removed_and_that_path_is_not(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "run" / "workers"
+    folder.mkdir(parents=True)
+    victim = tmp_path / "victim.json"
+    victim.write_text("{}")
+    evil = written(1).model_copy(update={"worker": written(1).worker.model_copy(update={"id": name})})
+    (folder / "w-00000001.json").write_text(evil.model_dump_json())
+    assert WorkerFiles(folder).read_all() == []
+    assert victim.exists()
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"identity": 3}', '{"identity": {"pid": 1}, "worker": {}}', "\xff"])
 def test_what_cannot_be_read_is_removed(tmp_path: Path, text: str) -> None:
     (tmp_path / "w-00000009.json").write_text(text, encoding="latin-1")

@@ -1,13 +1,16 @@
 """Keys: files, roles, fingerprints."""
 
+import hmac
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.routes import Role
-from daemons.kit.auth import Keyring, ensure_key, fingerprint, key_path, may, new_key, read_key
+from daemons.kit.auth import KeyFiles, Keyring, ensure_key, fingerprint, key_path, may, new_key, read_key
 from daemons.kit.paths import Paths
 
 
@@ -72,3 +75,64 @@ def test_fingerprints_are_short_and_differ() -> None:
     assert len(fingerprint(first)) == 6
     assert fingerprint(first) != fingerprint(second)
     assert fingerprint(first) not in first
+
+
+def test_every_key_is_compared_and_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`hmac.compare_digest` takes its time from the presented key alone; no key is left out once another fits."""
+    compared: list[bytes] = []
+
+    def counting(ours: bytes, theirs: bytes) -> bool:
+        compared.append(ours)
+        return hmac.compare_digest(ours, theirs)
+
+    monkeypatch.setattr("daemons.kit.auth.hmac", SimpleNamespace(compare_digest=counting))
+    keys = {new_key(): Role.ADMIN, new_key(): Role.INFER, new_key(): Role.WORKER}
+    for presented in (*keys, "wrong"):
+        compared.clear()
+        assert Keyring(keys).role_of(presented) is keys.get(presented)
+        assert compared == [key.encode() for key in keys]
+
+
+@pytest.mark.parametrize("content", ["two words\n", "k\u00e9y\n", "\ufeffkey\n", "key\x00\n", "k" * 5000])
+def test_what_no_header_can_carry_is_no_key(paths: Paths, content: str) -> None:
+    path = key_path(paths, "admin")
+    path.write_text(content)
+    path.chmod(0o600)
+    with pytest.raises(RbeeError) as caught:
+        read_key(path)
+    assert caught.value.hint == f"rm {path}; rbee queen start"
+
+
+def test_what_is_no_file_is_refused_at_once(paths: Paths) -> None:
+    path = key_path(paths, "hive")
+    os.mkfifo(path, 0o600)
+    with pytest.raises(RbeeError, match="no regular file") as caught:
+        read_key(path)
+    assert caught.value.hint == f"rm {path}; rbee hive start"
+
+
+ROLES = {"admin": Role.ADMIN, "infer": Role.INFER}
+
+
+def test_new_keys_are_taken_in_all_or_none(paths: Paths) -> None:
+    files = KeyFiles(paths, ROLES)
+    old = files.keyring().roles
+    for name in ROLES:
+        key_path(paths, name).write_text(f"new-{name}\n")
+    files.reload()
+    assert files.keyring().roles == {"new-admin": Role.ADMIN, "new-infer": Role.INFER}
+    assert not set(old) & set(files.keyring().roles)
+    key_path(paths, "admin").write_text("newer\n")
+    key_path(paths, "infer").write_text("")
+    files.reload()
+    assert set(files.keyring().roles) == {"new-admin", "new-infer"}
+    key_path(paths, "infer").unlink()
+    files.reload()
+    assert set(files.keyring().roles) == {"new-admin", "new-infer"}
+
+
+def test_one_key_cannot_have_two_roles(paths: Paths) -> None:
+    KeyFiles(paths, ROLES)
+    key_path(paths, "infer").write_text(read_key(key_path(paths, "admin")) + "\n")
+    with pytest.raises(RbeeError, match=r"infer\.key holds the same key"):
+        KeyFiles(paths, ROLES)

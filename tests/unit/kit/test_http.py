@@ -232,6 +232,62 @@ async def test_client_counts_its_tries_when_nobody_answers() -> None:
     assert retries == [1, 2, 3, 4]
 
 
+async def test_who_is_to_come_back_is_told_when() -> None:
+    async def refuse(_request: Request, _body: Any) -> Result:
+        raise RbeeError(Code.DRAINING, "stopping")
+
+    async with running(app_of(Daemon.WORKER, WORKER_READY=refuse)) as url, raw(url) as http:
+        assert (await http.get("/v1/ready")).headers["retry-after"] == "1"
+
+
+async def test_a_queen_is_not_refused_for_what_its_clients_get_wrong() -> None:
+    async with running(app_of(Daemon.HIVE)) as url, raw(url) as queen, raw(url, "guess") as stranger:
+        assert {(await queen.post("/v1/workers/spawn", json={})).status_code for _ in range(12)} == {400}
+        assert [(await stranger.get("/metrics")).status_code for _ in range(7)] == [401] * 5 + [429] * 2
+        assert (await queen.get("/metrics")).status_code == 200
+
+
+async def test_a_client_sends_another_key_from_the_next_request_on() -> None:
+    async with running(app_of(Daemon.WORKER)) as url, client_of(url, "old") as client:
+        with pytest.raises(RbeeError, match="not known"):
+            await client.call(r.WORKER_STATS)
+        client.use_key(ADMIN)
+        assert (await client.get(r.WORKER_STATS, Health)).version == "1.2.3"
+        assert client.peer.key == ADMIN
+
+
+@pytest.mark.parametrize("content", ['{"text": NaN}', '{"text": "x", "add_special": Infinity}', '{"text": -Infinity}'])
+async def test_what_is_no_number_of_json_is_refused(content: str) -> None:
+    async with running(app_of(Daemon.WORKER)) as url, raw(url) as http:
+        response = await http.post("/v1/tokenize", content=content)
+    assert response.status_code == 400
+    assert "is no number of JSON" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(("path", "status"), [("a%1b%5b31m", 400), ("a%00", 400), ("x" * 513, 400), ("a%2Fb", 200)])
+async def test_ids_in_addresses_are_printable_and_bounded(path: str, status: int) -> None:
+    async with running(app_of(Daemon.QUEEN)) as url, raw(url) as http:
+        response = await http.get(f"/v2/tasks/{path}")
+    assert response.status_code == status
+    assert "\x1b" not in response.text
+
+
+async def test_a_query_is_validated_by_its_route() -> None:
+    asked: list[Any] = []
+
+    async def answer(_request: Request, query: Any) -> Result:
+        asked.append(query)
+        return Health(version="1.2.3")
+
+    async with running(app_of(Daemon.QUEEN, LOGS=answer)) as url, raw(url) as http:
+        statuses = [
+            (await http.get(f"/v2/logs?{query}")).status_code
+            for query in ("tail=5&follow=true", "tail=5&tail=6", "tail=x", "since_s=nan", "nonsense=1")
+        ]
+    assert statuses == [200, 400, 400, 400, 400]
+    assert [(query.tail, query.follow) for query in asked] == [(5, True)]
+
+
 def stream_of(*events: bytes, ended: asyncio.Event, wait: asyncio.Event | None = None) -> Handler:
     async def handler(_request: Request, _body: InferenceRequest) -> Result:
         async def chunks() -> AsyncIterator[bytes]:

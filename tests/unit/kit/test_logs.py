@@ -46,6 +46,18 @@ def test_lines_are_json_with_the_request_id_and_complete_at_exit(tmp_path: Path)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_no_control_character_reaches_a_log_and_other_languages_do(tmp_path: Path) -> None:
+    """JSON lets DEL and C1 through; half a surrogate pair is no UTF-8."""
+    path = tmp_path / "hive.log"
+    said = "\x00\x1b[31m \x7f \x9b31m \u2028 \udc80 é 蜂"
+    program = WRITER.replace("sys.argv[2]", "0") + f"\nget_logger().info({said!a}, {{'name': {said!a}}})"
+    subprocess.run([sys.executable, "-c", program.replace(", {'name'", ", fields={'name'"), str(path)], check=True)
+    last = path.read_text(encoding="utf-8").splitlines()[-1]
+    assert json.loads(last)["text"] == json.loads(last)["fields"]["name"] == said
+    assert all(character.isprintable() for character in last)
+    assert "é 蜂" in last
+
+
 def test_rotated_files_are_read_in_order_and_bounded(tmp_path: Path) -> None:
     path = tmp_path / "hive.log"
     write(path, 200)
