@@ -150,18 +150,20 @@ class QueenStore:
         running = [row["id"] for row in rows if row["state"] == TaskState.RUNNING]
         waiting = [stored for row in rows if row["id"] not in running and (stored := _stored(row)) is not None]
         unreadable = {row["id"] for row in rows} - {stored.row.id for stored in waiting} - set(running)
-        self._fail(running, "it was running; its text so far is kept", now)
-        self._fail(sorted(unreadable), "it waited, and this version cannot read its request", now)
+        for task_id in running:
+            self._fail(task_id, "it was running; its text so far is kept", f"rbee tasks show {task_id} --text", now)
+        for task_id in sorted(unreadable):
+            self._fail(task_id, "it waited, and this version cannot read its request", "rbee logs --tail 40", now)
         return waiting
 
-    def _fail(self, ids: Sequence[str], how: str, now: float) -> None:
-        """End tasks as QUEEN_RESTARTED."""
-        error = RbeeError(Code.QUEEN_RESTARTED, f"the queen ended before this task was done: {how}")
+    def _fail(self, task_id: str, how: str, hint: str, now: float) -> None:
+        """End a task as QUEEN_RESTARTED."""
+        error = RbeeError(Code.QUEEN_RESTARTED, f"the queen ended before this task was done: {how}", hint=hint)
         self._store.write_soon(
             "UPDATE tasks SET state = 'failed', ended_at = ?, error = ?, request = NULL,"
             " tokens = greatest(tokens, coalesce((SELECT t.tokens FROM task_texts t WHERE t.task_id = id), 0))"
-            " WHERE list_contains(?::VARCHAR[], id)",
-            (now, json.dumps(error.as_dict()), list(ids)),
+            " WHERE id = ?",
+            (now, json.dumps(error.as_dict()), task_id),
         )
 
     async def rows(

@@ -126,7 +126,8 @@ def _task_field(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if name == "error":
-        return f"{value.get('code', 'failed')} {value.get('message', '')}".rstrip()
+        hint = f" (see: {value['hint']})" if value.get("hint") else ""
+        return f"{value.get('code', 'failed')} {value.get('message', '')}".rstrip() + hint
     if isinstance(value, dict):
         return ", ".join(f"{key}={figure(part)}" for key, part in value.items())
     return figure(value)

@@ -83,6 +83,7 @@ class QueenSession:
         self,
         route: Route,
         *,
+        path: Mapping[str, str] | None = None,
         body: BaseModel | None = None,
         query: BaseModel | None = None,
         silence_s: float | None = None,
@@ -91,7 +92,13 @@ class QueenSession:
         """As `DaemonClient.stream`."""
         with self._named():
             async with self.client.stream(
-                route, body=body, query=query, headers=self._headers, silence_s=silence_s, on_headers=on_headers
+                route,
+                path=path,
+                body=body,
+                query=query,
+                headers=self._headers,
+                silence_s=silence_s,
+                on_headers=on_headers,
             ) as events:
                 yield events
 

@@ -1,9 +1,13 @@
-"""Tasks as the queen keeps them: list, show, cancel."""
+"""Tasks as the queen keeps them: list, show, read, cancel."""
+
+from collections.abc import Callable
 
 from daemons.contracts.errors import Code, RbeeError
-from daemons.contracts.routes import TASK_CANCEL, TASK_LIST, TASK_SHOW
+from daemons.contracts.events import EventType, TextSnapshot, Token
+from daemons.contracts.routes import TASK_CANCEL, TASK_EVENTS, TASK_LIST, TASK_SHOW
 from daemons.contracts.tasks import ENDED, TaskList, TaskRow, TaskState
-from rbee_tui.keeper.session import QueenSession
+from daemons.kit.client import until_end
+from rbee_tui.keeper.session import QueenSession, read_event
 
 
 async def list_tasks(session: QueenSession) -> list[TaskRow]:
@@ -23,6 +27,25 @@ async def cancel_task(session: QueenSession, task_id: str) -> TaskState:
         return row.state
     await session.call(TASK_CANCEL, path={"id": task_id})
     return TaskState.CANCELLED
+
+
+async def read_text(session: QueenSession, task_id: str, write: Callable[[str], None]) -> int:
+    """Pass on the text that is kept of a task; of one that runs, up to its end. Returns the number of its tokens.
+
+    How the task ended is no failure of this. Raises RbeeError(TASK_NOT_FOUND).
+    """
+    tokens = 0
+    async with session.stream(TASK_EVENTS, path={"id": _id(task_id)}) as events:
+        async for event in until_end(events, session.name):
+            if event.type == EventType.SNAPSHOT:
+                kept = read_event(event, TextSnapshot)
+                tokens = kept.index
+                write(kept.text)
+            elif event.type == EventType.TOKEN:
+                token = read_event(event, Token)
+                tokens = max(tokens, token.index + 1)
+                write(token.token)
+    return tokens
 
 
 def _id(text: str) -> str:

@@ -1,13 +1,22 @@
 """Steps of features/120-queen-lifecycle.feature."""
 
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from pytest_bdd import scenarios, then
+from pytest_bdd import given, parsers, scenarios, then, when
 
 from daemons.contracts import routes
 from daemons.kit.procs.identity import ProcessIdentity, is_alive
-from tests.support.harness_keeper import Keeper
+from tests.bdd.conftest import Row
+from tests.support.harness import eventually
+from tests.support.harness_http import EventReader
+from tests.support.harness_keeper import Finished, Keeper
 from tests.support.harness_leftovers import command_line
 from tests.support.topology import Topology
 
@@ -34,9 +43,9 @@ def running_daemons(rbee: Topology) -> list[str]:
     return sorted(command_line(identity.pid) for identity in rbee.processes())
 
 
-@pytest.fixture
-def daemons_before(rbee: Topology) -> dict[str, ProcessIdentity]:
-    """Queen and hive as they ran when the scenario began."""
+@given("the queen and the hive that run are noted", target_fixture="daemons_before")
+def note_daemons(rbee: Topology) -> dict[str, ProcessIdentity]:
+    """Queen and hive as they run before anything else happens."""
     return {"queen": rbee.run_of("queen").identity, "hive": rbee.run_of("hive").identity}
 
 
@@ -116,3 +125,151 @@ def no_second(rbee: Topology) -> None:
     for name in ("queen", "hive"):
         log = (rbee.home / "logs" / f"{name}.log").read_text(encoding="utf-8").splitlines()
         assert len([line for line in log if '"text": "started"' in line]) == 1
+
+
+# --- L04, L07
+
+
+@then("the newest task is noted", target_fixture="noted")
+def note_task(rbee: Topology) -> Row:
+    return newest_task(rbee)
+
+
+@then(parsers.parse('within {seconds:d} seconds the queen lists the node "{node}" as reachable, with that same worker'))
+def found_again(rbee: Topology, worker: Row, seconds: int, node: str) -> None:
+    def look() -> bool:
+        fleet = rbee.queen.call(routes.FLEET).json()
+        nodes = {row["name"]: row["status"] for row in fleet["nodes"]}
+        return nodes[node] == "reachable" and [row["id"] for row in fleet["workers"]] == [worker["id"]]
+
+    eventually(look, "node and worker are found again", within_s=seconds)
+
+
+@then("the hive and the worker that ran before are the only ones")
+def nothing_restarted(rbee: Topology, worker: Row, daemons_before: dict[str, ProcessIdentity]) -> None:
+    assert rbee.run_of("hive").identity == daemons_before["hive"]
+    assert [(row["id"], row["pid"]) for row in rbee.hive_workers()] == [(worker["id"], worker["pid"])]
+    assert count_of(rbee, "daemons.hive.main serve") == count_of(rbee, "daemons.worker.main serve") == 1
+
+
+@then("the noted task is in the list of tasks as it was")
+def task_is_there(rbee: Topology, noted: Row) -> None:
+    rows = {row["id"]: row for row in rbee.queen.call(routes.TASK_LIST).json()["tasks"]}
+    assert rows[noted["id"]] == noted
+
+
+def newest_task(rbee: Topology) -> Row:
+    """The row of the newest task, which has ended."""
+    row: Row = rbee.queen.call(routes.TASK_LIST).json()["tasks"][0]
+    assert row["state"] == "completed", row
+    return row
+
+
+def count_of(rbee: Topology, words: str) -> int:
+    return sum(words in line for line in running_daemons(rbee))
+
+
+@when("the queen program is started a second time", target_fixture="second")
+def second_queen(rbee: Topology, daemons_before: dict[str, ProcessIdentity]) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "daemons.queen.main", "serve"]
+    return subprocess.run(argv, env=rbee.environ(), capture_output=True, text=True, timeout=60, check=False)
+
+
+@then(parsers.parse('it exits with {code:d} and prints "{name}" with the pid of the first'))
+def refused(rbee: Topology, second: subprocess.CompletedProcess[str], code: int, name: str) -> None:
+    assert second.returncode == code, second
+    error = json.loads(second.stdout.splitlines()[-1])["error"]
+    assert (error["code"], error["details"]["pid"]) == (name, rbee.run_of("queen").identity.pid)
+
+
+@when(parsers.parse('{count:d} persons run "rbee {line}" at once'), target_fixture="commands")
+def run_at_once(rbee: Topology, count: int, line: str) -> list[Finished]:
+    running = [rbee.begin(*shlex.split(line)) for _ in range(count)]
+    finished = [keeper.wait() for keeper in running]
+    rbee.notice()
+    return finished
+
+
+@then(parsers.parse("all of the commands exit with {code:d} and print text"))
+def all_exit(commands: list[Finished], code: int) -> None:
+    for finished in commands:
+        assert finished.code == code, str(finished)
+        assert finished.out.strip(), str(finished)
+
+
+@then("one queen and one hive are running")
+def one_of_each(rbee: Topology) -> None:
+    assert count_of(rbee, "daemons.queen.main serve") == count_of(rbee, "daemons.hive.main serve") == 1
+    assert rbee.queen.call(routes.QUEEN_HEALTH).status_code == 200
+
+
+# --- L08
+
+
+@dataclass(frozen=True)
+class PortTaker:
+    """A program that has nothing to do with rbee, and the port that it listens on."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+
+_LISTEN = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+
+
+@pytest.fixture
+def taker() -> Iterator[PortTaker]:
+    argv = [sys.executable, "-c", _LISTEN]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield PortTaker(process, int(process.stdout.readline()))
+        process.kill()
+
+
+@given("another program that listens on a port")
+def port_taken(taker: PortTaker) -> None:
+    assert taker.process.poll() is None
+
+
+@when(parsers.parse('a person runs "rbee {name} start" with that port'), target_fixture="finished")
+def start_with_port(rbee: Topology, taker: PortTaker, name: str) -> Finished:
+    return rbee.keeper(name, "start", "--port", str(taker.port))
+
+
+@then("stderr names that port, the program and its pid")
+def names_holder(finished: Finished, taker: PortTaker) -> None:
+    assert f"port {taker.port} " in finished.err, str(finished)
+    assert f"(pid {taker.process.pid})" in finished.err, str(finished)
+    assert "python" in finished.err, str(finished)
+
+
+@then("no process of this installation is running")
+def none_running(rbee: Topology) -> None:
+    assert rbee.processes() == {}
+
+
+@when(parsers.parse("a person follows the hint for the {name}"), target_fixture="finished")
+def follow_hint(rbee: Topology, finished: Finished, name: str) -> Finished:
+    variable = f"RBEE_{name.upper()}_PORT"
+    assert f"hint: {variable}=0 rbee {name} start" in finished.err, str(finished)
+    return rbee.keeper(name, "start", environ=rbee.environ(**{variable: "0"}))
+
+
+# --- L09
+
+
+@when("that keeper is killed with SIGKILL")
+def kill_keeper(running: Keeper) -> None:
+    running.signal(signal.SIGKILL)
+    assert running.wait().code == -signal.SIGKILL
+
+
+@then(parsers.parse("within {seconds:d} seconds no process of this installation is left"))
+def all_gone(rbee: Topology, seconds: int) -> None:
+    eventually(lambda: not rbee.processes(), "everything has ended", within_s=seconds)
+
+
+@then(parsers.parse('task "{name}" goes on to its end with {tokens:d} tokens'))
+def goes_on(streams: dict[str, EventReader], name: str, tokens: int) -> None:
+    last = streams[name].wait_end()[-1]
+    assert (last.type, last.data.get("total_tokens")) == ("done", tokens)

@@ -124,6 +124,7 @@ class FakeQueen:
     models: list[ModelRow] = field(default_factory=list)
     tasks: list[TaskRow] = field(default_factory=lambda: [task_row()])
     lines: list[LogLine] = field(default_factory=list)
+    events: list[Step] = field(default_factory=list)
     start_steps: list[Step] = field(default_factory=list)
     on_shutdown: Callable[[], object] = lambda: None
 
@@ -144,6 +145,7 @@ class FakeQueen:
             routes.TASK_CREATE: self._create,
             routes.TASK_LIST: self._answer(lambda: TaskList(tasks=self.tasks)),
             routes.TASK_SHOW: self._show,
+            routes.TASK_EVENTS: self._events,
             routes.TASK_CANCEL: self._cancel,
             routes.FLEET: self._answer(self._snapshot),
             routes.WORKER_LIST: self._answer(lambda: WorkerList(workers=self.workers)),
@@ -202,6 +204,11 @@ class FakeQueen:
     async def _show(self, request: Request, _body: Any) -> Result:
         self._note(request)
         return self._task(request.path_params["id"])
+
+    async def _events(self, request: Request, _body: Any) -> Result:
+        self._note(request)
+        self._task(request.path_params["id"])
+        return SseResponse(self._stream(self.events))
 
     async def _cancel(self, request: Request, _body: Any) -> Result:
         self._note(request)

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.support.harness import cannot_run
@@ -36,17 +36,29 @@ class SmallDisk:
 
 
 @contextmanager
-def small_disk(folder: Path, mib: int) -> Iterator[SmallDisk]:
-    """The folder is made, and holds a file system of so many MiB meanwhile."""
-    folder.mkdir(parents=True)
-    mounting = ["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=0700", "tmpfs", str(folder)]
-    mounted = subprocess.run(mounting, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        cannot_run(f"no right to mount a tmpfs: {mounted.stderr.strip()}")
+def mounted_disk(folder: Path, mebibytes: int) -> Iterator[SmallDisk]:
+    """The folder is made, and holds a file system of that size meanwhile.
+
+    Raises subprocess.CalledProcessError where that may not be done.
+    """
+    folder.mkdir(mode=0o700, parents=True)
+    options = f"size={mebibytes}m,mode=0700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "rbee-test", folder], check=True, capture_output=True)
     try:
         yield SmallDisk(folder)
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True, capture_output=True)
+
+
+@contextmanager
+def small_disk(folder: Path, mebibytes: int) -> Iterator[SmallDisk]:
+    """As `mounted_disk`, for a test that cannot do without."""
+    with ExitStack() as stack:
+        try:
+            disk = stack.enter_context(mounted_disk(folder, mebibytes))
+        except subprocess.CalledProcessError as error:
+            cannot_run(f"no right to mount a tmpfs: {error.stderr.decode().strip()}")
+        yield disk
 
 
 def _written(descriptor: int, data: bytes) -> bool:

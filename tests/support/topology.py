@@ -3,9 +3,9 @@
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tests.support.harness import Recorder, eventually
 from tests.support.harness_http import Api
 from tests.support.harness_keeper import Finished, Keeper
 from tests.support.harness_leftovers import DaemonRun, lost_tasks, processes_of, read_daemon_run, read_worker_runs
+from tests.support.small_disk import SmallDisk, mounted_disk
 
 REPOSITORY = Path(__file__).parents[2]
 READY_WITHIN_S = 30.0
@@ -62,7 +63,7 @@ class Topology:
         self._apis: dict[tuple[str, str | None], Api] = {}
         self._seen: dict[ProcessIdentity, str] = {}
         self._addresses: set[str] = set()
-        self._disks: list[Path] = []
+        self._mounts = ExitStack()
 
     def environ(self, **changes: str) -> dict[str, str]:
         """A clean environment: nothing of the person who runs the tests gets in."""
@@ -82,16 +83,12 @@ class Topology:
         """The folder that the keeper takes for the person's home."""
         return self._user
 
-    def small_disk(self, node: str, mebibytes: int) -> None:
-        """Put the node's state folder on a file system of its own (tmpfs); for root only, before anything runs.
+    def small_disk(self, node: str, mebibytes: int) -> SmallDisk:
+        """Put the node's state folder on a file system of its own; for root only, before anything runs.
 
         Raises subprocess.CalledProcessError where that may not be done.
         """
-        home = self.homes[node]
-        home.mkdir(mode=0o700)
-        options = f"size={mebibytes}m,mode=700"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "rbee-test", home], check=True, capture_output=True)
-        self._disks.append(home)
+        return self._mounts.enter_context(mounted_disk(self.homes[node], mebibytes))
 
     def begin(
         self,
@@ -253,8 +250,7 @@ class Topology:
         finally:
             for api in self._apis.values():
                 api.close()
-            for disk in self._disks:
-                subprocess.run(["umount", "--lazy", disk], check=True, capture_output=True)
+            self._mounts.close()
             shutil.rmtree(self.root)
         assert not faults, "; ".join(faults)
 

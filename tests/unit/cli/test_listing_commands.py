@@ -11,6 +11,7 @@ import pytest
 
 from daemons import __version__
 from daemons.contracts.errors import Code, RbeeError
+from daemons.contracts.events import EventType, TextSnapshot
 from daemons.contracts.fleet import ModelRow, NodeStatus
 from daemons.contracts.inference import Usage
 from daemons.contracts.tasks import TaskState
@@ -18,7 +19,7 @@ from daemons.contracts.telemetry import Device
 from daemons.contracts.workers import Backend, WorkerState
 from daemons.kit.procs import ProcessIdentity, own_identity
 from daemons.kit.runfile import RunFile, write_run_file
-from tests.support.fake_queen import STARTED_AT, TASK_ID, FakeQueen, node_row, task_row, worker_row
+from tests.support.fake_queen import STARTED_AT, TASK_ID, FakeQueen, answer_of, node_row, task_row, worker_row
 from tests.unit.cli.conftest import Finished, Rbee
 
 
@@ -241,12 +242,22 @@ class TestTasks:
         assert as_json(rbee("tasks", "show", TASK_ID, "--json")) == queen.tasks[0].model_dump(mode="json")
         assert rbee("tasks", "show", "task-ffffffffffff").code == 1
 
+    def test_show_the_text_that_is_kept(self, rbee: Rbee, queen: FakeQueen) -> None:
+        queen.events = [(EventType.SNAPSHOT, TextSnapshot(text="Bees hum", index=3)), *answer_of()]
+        assert rbee("tasks", "show", TASK_ID, "--text").out == "Bees hum\n"
+        shown = as_json(rbee("tasks", "show", TASK_ID, "--text", "--json"))
+        assert shown == {"id": TASK_ID, "text": "Bees hum", "tokens": 3}
+        queen.events = answer_of()
+        finished = rbee("tasks", "show", TASK_ID, "--text")
+        assert finished.out == ""
+        assert f"no text of {TASK_ID} is kept" in finished.err
+
     def test_show_a_failure(self, rbee: Rbee, queen: FakeQueen) -> None:
         error = RbeeError(Code.WORKER_CRASHED, "w-1 was killed\nby SIGKILL").as_dict()
         usage = Usage(prompt_tokens=5, completion_tokens=2)
         queen.tasks = [task_row(state=TaskState.FAILED, error=error, usage=usage, detached=True)]
         lines = rbee("tasks", "show", TASK_ID).out.splitlines()
-        assert "error: WORKER_CRASHED w-1 was killed by SIGKILL" in lines
+        assert "error: WORKER_CRASHED w-1 was killed by SIGKILL (see: rbee logs --tail 40)" in lines
         assert "usage: prompt_tokens=5, completion_tokens=2, cached_tokens=0" in lines
         assert "detached: yes" in lines
         assert not any("{" in line or line.endswith(": ") for line in lines)

@@ -172,7 +172,7 @@ async def test_what_a_full_disk_refuses_is_stored_once_there_is_room(
 ) -> None:
     monkeypatch.setattr(store, "RETRY_EACH_S", 0.1)
     monkeypatch.setattr(store, "MOST_HELD", 30)
-    with small_disk(tmp_path / "disk", mib=8) as disk:
+    with small_disk(tmp_path / "disk", mebibytes=8) as disk:
         async with Store(disk.folder / "queen.duckdb", [MARKS], disk.folder / "backups") as marks:
             marks.write_soon(INSERT, [0])
             await marks.flush()
@@ -202,7 +202,7 @@ async def test_a_database_that_breaks_on_a_full_disk_is_opened_again(
 ) -> None:
     """A checkpoint that fails makes DuckDB refuse everything from then on."""
     monkeypatch.setattr(store, "RETRY_EACH_S", 0.1)
-    with small_disk(tmp_path / "disk", mib=8) as disk:
+    with small_disk(tmp_path / "disk", mebibytes=8) as disk:
         async with Store(disk.folder / "queen.duckdb", [MARKS], disk.folder / "backups") as marks:
             for n in range(100):
                 marks.write_soon(INSERT, [n])
