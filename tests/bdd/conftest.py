@@ -355,6 +355,11 @@ def nothing_started(rbee: Topology) -> None:
     assert not list(rbee.home.glob("logs/*")), "a daemon wrote a log"
 
 
+@then("no process of this installation is running")
+def nothing_runs_now(rbee: Topology) -> None:
+    assert rbee.processes() == {}
+
+
 # --- answers
 
 
@@ -407,3 +412,16 @@ def all_free(rbee: Topology, worker: Row, slots: int) -> None:
 
     now = eventually(look, "all slots free", within_s=2.0)
     assert now["slots_total"] == slots
+
+
+@then("the newest task is noted", target_fixture="noted")
+def note_task(rbee: Topology) -> Row:
+    row: Row = rbee.queen.call(routes.TASK_LIST).json()["tasks"][0]
+    assert row["state"] == "completed", row
+    return row
+
+
+@then("the noted task is in the list of tasks as it was")
+def task_is_there(rbee: Topology, noted: Row) -> None:
+    rows = {row["id"]: row for row in rbee.queen.call(routes.TASK_LIST).json()["tasks"]}
+    assert rows[noted["id"]] == noted

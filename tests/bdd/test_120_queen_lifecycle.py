@@ -130,11 +130,6 @@ def no_second(rbee: Topology) -> None:
 # --- L04, L07
 
 
-@then("the newest task is noted", target_fixture="noted")
-def note_task(rbee: Topology) -> Row:
-    return newest_task(rbee)
-
-
 @then(parsers.parse('within {seconds:d} seconds the queen lists the node "{node}" as reachable, with that same worker'))
 def found_again(rbee: Topology, worker: Row, seconds: int, node: str) -> None:
     def look() -> bool:
@@ -150,19 +145,6 @@ def nothing_restarted(rbee: Topology, worker: Row, daemons_before: dict[str, Pro
     assert rbee.run_of("hive").identity == daemons_before["hive"]
     assert [(row["id"], row["pid"]) for row in rbee.hive_workers()] == [(worker["id"], worker["pid"])]
     assert count_of(rbee, "daemons.hive.main serve") == count_of(rbee, "daemons.worker.main serve") == 1
-
-
-@then("the noted task is in the list of tasks as it was")
-def task_is_there(rbee: Topology, noted: Row) -> None:
-    rows = {row["id"]: row for row in rbee.queen.call(routes.TASK_LIST).json()["tasks"]}
-    assert rows[noted["id"]] == noted
-
-
-def newest_task(rbee: Topology) -> Row:
-    """The row of the newest task, which has ended."""
-    row: Row = rbee.queen.call(routes.TASK_LIST).json()["tasks"][0]
-    assert row["state"] == "completed", row
-    return row
 
 
 def count_of(rbee: Topology, words: str) -> int:
@@ -241,11 +223,6 @@ def names_holder(finished: Finished, taker: PortTaker) -> None:
     assert f"port {taker.port} " in finished.err, str(finished)
     assert f"(pid {taker.process.pid})" in finished.err, str(finished)
     assert "python" in finished.err, str(finished)
-
-
-@then("no process of this installation is running")
-def none_running(rbee: Topology) -> None:
-    assert rbee.processes() == {}
 
 
 @when(parsers.parse("a person follows the hint for the {name}"), target_fixture="finished")

@@ -131,19 +131,6 @@ def nothing_aside(rbee: Topology) -> None:
 # --- F11
 
 
-@then("the newest task is noted", target_fixture="noted")
-def note_task(rbee: Topology) -> Row:
-    row: Row = rbee.queen.call(routes.TASK_LIST).json()["tasks"][0]
-    assert row["state"] == "completed", row
-    return row
-
-
-@then("the noted task is in the list of tasks as it was")
-def task_is_there(rbee: Topology, noted: Row) -> None:
-    rows = {row["id"]: row for row in rbee.queen.call(routes.TASK_LIST).json()["tasks"]}
-    assert rows[noted["id"]] == noted
-
-
 @given("the queen is restarted, which makes a backup, and stopped")
 @then("the queen is restarted, which makes a backup, and stopped")
 def with_backup(rbee: Topology) -> None:

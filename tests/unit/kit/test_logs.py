@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from daemons.kit.logs import parse_log_line, read_log
+from tests.support.small_disk import small_disk
 
 WRITER = """
 import logging, sys
@@ -84,3 +85,43 @@ def test_foreign_lines_are_kept_as_text() -> None:
 def test_a_line_whose_time_is_none_is_kept_as_it_is(at: str) -> None:
     line = parse_log_line(f'{{"at": {at}, "text": "x"}}\n', "local", "hive")
     assert (line.at, line.text) == (0.0, f'{{"at": {at}, "text": "x"}}')
+
+
+def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
+    """No trace for each line on stderr, which lies on the same disk; and what comes later is written."""
+    with small_disk(tmp_path / "disk", mebibytes=1) as disk:
+        argv = [sys.executable, "-c", FILLED_UP, str(disk.folder / "hive.log"), str(disk.folder / "filler")]
+        finished = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+        assert finished.stderr == ""
+        texts = [row.text for row in read_log(disk.folder / "hive.log", "local", "hive")]
+        assert texts[0] == "before"
+        assert "lines of this log were refused by the disk" in texts
+        assert texts[-1] == "last"
+
+
+FILLED_UP = """
+import os, sys, time
+from pathlib import Path
+from daemons.kit.logs import configure_logs, get_logger
+from daemons.kit.settings import LogSettings
+log = Path(sys.argv[1])
+configure_logs("hive", log, LogSettings())
+get_logger().info("before")
+while not log.exists() or not log.stat().st_size:
+    time.sleep(0.01)
+filler = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT)
+try:
+    while True:
+        os.write(filler, bytes(4096))
+except OSError:
+    pass
+for number in range(300):
+    get_logger().info("while it is full", number=number, padding="x" * 500)
+time.sleep(0.5)
+os.unlink(sys.argv[2])
+os.close(filler)
+for number in range(10):
+    get_logger().info("after", number=number)
+    time.sleep(0.02)
+get_logger().info("last")
+"""

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from daemons.contracts.errors import Code, RbeeError
+from daemons.kit.auth import ensure_key
 from daemons.kit.paths import find_paths, system_places, user_places
+from tests.support.small_disk import small_disk
 
 
 def test_rbee_home_moves_everything(tmp_path: Path) -> None:
@@ -84,3 +86,20 @@ class TestPlaces:
             (places.state.models, "var/lib/rbee/models"),
         ]:
             assert path == Path(prefix) / plain
+
+
+def test_a_full_disk_is_told_with_its_free_bytes(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", mebibytes=1) as disk:
+        paths = find_paths({"RBEE_HOME": str(disk.folder)})
+        disk.fill()
+        with pytest.raises(RbeeError) as caught:
+            paths.create()
+        assert caught.value.code is Code.HOME_UNUSABLE
+        assert "No space left on device, 0 bytes free of 1,048,576" in caught.value.message
+        assert caught.value.hint == f"df -h {disk.folder}"
+        with pytest.raises(RbeeError, match="0 bytes free"):
+            ensure_key(paths, "admin")
+        assert list(paths.keys.iterdir()) == [], "no half-written key"
+        disk.make_room()
+        paths.create()
+        assert ensure_key(paths, "admin")
