@@ -29,8 +29,9 @@ class Hive(Protocol):
 
     host: str
     startable: bool
-    start_command: str
-    """What a person runs to start it."""
+
+    def command(self, verb: str) -> str:
+        """What a person runs to `start` or `restart` it."""
 
     async def find(self) -> HiveAddress | None:
         """The running hive; None when none runs."""
@@ -51,14 +52,16 @@ class LocalHive:
     host = "localhost"
     startable = True
 
-    def __init__(
-        self, paths: Paths, settings: Settings, *, ephemeral: bool, start_command: str = "rbee hive start"
-    ) -> None:
-        self.start_command = start_command
+    def __init__(self, paths: Paths, settings: Settings, *, ephemeral: bool, environ: str = "") -> None:
+        """`environ` stands in front of a command that is meant for this state folder, not for the usual one."""
+        self._environ = environ
         self._paths = paths
         self._settings = settings
         self._ephemeral = ephemeral
         self._started_here = False
+
+    def command(self, verb: str) -> str:
+        return f"{self._environ} rbee hive {verb}".lstrip()
 
     async def find(self) -> HiveAddress | None:
         return await asyncio.to_thread(self._find)

@@ -48,7 +48,7 @@ class NodeWatcher:
         self._post = post
         self._say = say
         self._notices = notices or Notices()
-        self._supervision = Supervision(policy.restart_rule, hive.start_command)
+        self._supervision = Supervision(policy.restart_rule, hive.command("start"))
         self._pid = 0
         self._client: DaemonClient | None = None
         self._kept: DaemonClient | None = None
@@ -166,9 +166,9 @@ class NodeWatcher:
             return error
         return RbeeError(
             error.code,
-            f"{error.message},{_remedy(address.pid)}",
+            f"{error.message}{self._remedy(address.pid)}",
             details={**error.details, "pid": address.pid},
-            hint=f"kill -9 {address.pid}",
+            hint=self.hive.command("restart"),
         )
 
     async def _connect(self, address: HiveAddress) -> None:
@@ -239,7 +239,12 @@ class NodeWatcher:
             self._tell(status, f"no sample for {policy.node_stale_s:g} s")
             self._arm(max(0.0, policy.node_unreachable_s - policy.node_stale_s), NodeStatus.UNREACHABLE)
         else:
-            self._tell(status, f"no sample for {policy.node_unreachable_s:g} s{_remedy(self._pid)}")
+            self._tell(status, f"no sample for {policy.node_unreachable_s:g} s{self._remedy(self._pid)}")
+
+    def _remedy(self, pid: int) -> str:
+        """What to do about a hive on this machine that hangs; nothing of one elsewhere (pid 0)."""
+        command = self.hive.command("restart")
+        return f": its process (pid {pid}) runs but hangs (replace it, its workers go on: {command})" if pid else ""
 
     def _failed(self, error: RbeeError) -> None:
         """The hive could not be started or reached."""
@@ -279,10 +284,3 @@ class NodeWatcher:
 
 def _major_minor(version: str) -> list[str]:
     return version.split(".")[:2]
-
-
-def _remedy(pid: int) -> str:
-    """What to do about a hive on this machine that hangs; nothing of one elsewhere (pid 0)."""
-    return (
-        f" though its process runs (end it with: kill -9 {pid}; it is started again, its workers go on)" if pid else ""
-    )

@@ -114,7 +114,7 @@ def _hive_at(name: str, home: Path, paths: Paths, settings: Settings, identity: 
         folders,
         settings.model_copy(update={"hive": own}),
         ephemeral=identity.ephemeral,
-        start_command=f"RBEE_HOME={shlex.quote(str(home))} rbee hive start",
+        environ=f"RBEE_HOME={shlex.quote(str(home))}",
     )
 
 

@@ -156,7 +156,6 @@ class FakeHive:
     """One hive, and at the same time the queen's way to it (`find`, `ensure`, `stop_if_ours`)."""
 
     host = "fake"
-    start_command = "rbee hive start"
 
     def __init__(self, *, startable: bool = True, started: bool = True) -> None:
         self.startable = startable
@@ -188,6 +187,9 @@ class FakeHive:
 
     async def find(self) -> HiveAddress | None:
         return HiveAddress(self.url, HIVE_KEY) if self.started else None
+
+    def command(self, verb: str) -> str:
+        return f"rbee hive {verb}"
 
     async def crashed(self) -> ProcessIdentity | None:
         return self.crash
