@@ -38,7 +38,7 @@ from daemons.kit.policy import Policy
 from daemons.kit.procs import ProcessIdentity, wait_exit
 from daemons.lifecycle.plan import KEEP_WORKERS_SIGNAL
 
-LIST_WAIT_S = 1.0
+LIST_WAIT_S = 0.5
 """How long a listing waits for workers that are slow to answer; their rows are then those of the last answer."""
 
 EXIT_WAIT_S = 4.0

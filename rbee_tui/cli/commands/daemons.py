@@ -28,12 +28,12 @@ QUEEN = "queen"
 HIVE = "hive"
 
 
-@click.group(short_help="Start, stop, restart and look at the queen here")
+@click.group(short_help="Start, stop and look at the queen of this machine")
 def queen() -> None:
     """The queen: knows the nodes, places tasks, keeps their history."""
 
 
-@click.group(short_help="Start, stop, restart and look at the hive here")
+@click.group(short_help="Start, stop and look at the hive of this machine")
 def hive() -> None:
     """The hive: this machine's models, devices and workers."""
 

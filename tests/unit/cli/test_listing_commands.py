@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,23 @@ class TestFleet:
         assert (busy["BUSY"], busy["MEMORY"], busy["UNLOADS"]) == ("3/4", "512.0 MiB", "-")
         assert (pinned["BUSY"], pinned["MEMORY"], pinned["UNLOADS"]) == ("0/4", "-", "never")
         assert [row["id"] for row in as_json(rbee("ps", "--json"))["workers"]] == ["w-00000001", "w-2"]
+
+    def test_ps_tells_what_waits_after_a_crash_and_what_failed(self, rbee: Rbee, queen: FakeQueen) -> None:
+        fields: dict[str, Any] = {"pid": 0, "url": "", "slots_available": 0, "memory_bytes": 0, "last_active_at": 0.0}
+        coming = {"state": WorkerState.RESTARTING, "starts_at": time.time() + 60, "problem": "crashed: it died"}
+        queen.workers = [
+            worker_row("w-0000000a", **fields | coming),
+            worker_row("w-0000000b", **fields, state=WorkerState.FAILED, problem="crashed 5 times"),
+        ]
+        finished = rbee("ps")
+        waiting, failed = rows(finished)
+        assert (waiting["STATE"], waiting["BUSY"], waiting["MEMORY"]) == ("restarting", "-", "-")
+        assert waiting["UNLOADS"] in {"starts in 60s", "starts in 59s", "starts in 1m00s"}
+        assert (failed["STATE"], failed["UNLOADS"]) == ("failed", "-")
+        assert "[keeper] worker w-0000000a: demo crashed: it died\n" in finished.err
+        assert rbee("workers", "list").err == finished.err
+        assert rows(rbee("workers", "list"))[0]["PID"] == "-"
+        assert rbee("ps", "--json").err == "", "it is in the rows"
 
     def test_models(self, rbee: Rbee, queen: FakeQueen) -> None:
         row = ModelRow(

@@ -1,9 +1,11 @@
 """Run files of workers: private, whole, and read back as they were written."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from daemons.contracts.workers import Backend, SpawnRequest
 from daemons.hive.run_files import WorkerFile, WorkerFiles
 from daemons.kit.procs import ProcessIdentity
 from tests.support.hive_rows import worker
@@ -43,3 +45,21 @@ def test_what_cannot_be_read_is_removed(tmp_path: Path, text: str) -> None:
     (tmp_path / "w-00000009.json").write_text(text, encoding="latin-1")
     assert WorkerFiles(tmp_path).read_all() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_worker_was_asked_for_is_kept(tmp_path: Path) -> None:
+    request = SpawnRequest(model_ref="demo", backend=Backend.CPU, slots=2, mmap=False, keep_alive_s=-1.0)
+    files = WorkerFiles(tmp_path)
+    files.write(written(1).model_copy(update={"request": request}))
+    (read,) = files.read_all()
+    assert read.spawn_request == request
+
+
+def test_a_file_of_an_older_hive_is_adopted_by_what_its_row_tells(tmp_path: Path) -> None:
+    document = written(1).model_dump(mode="json", exclude={"request"})
+    (tmp_path / "w-00000001.json").write_text(json.dumps(document))
+    (read,) = WorkerFiles(tmp_path).read_all()
+    row = read.worker
+    assert read.spawn_request == SpawnRequest(
+        model_ref=row.model_ref, backend=Backend.CPU, device=0, ctx=2048, slots=4, keep_alive_s=row.idle_limit_s
+    )

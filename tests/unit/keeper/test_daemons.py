@@ -19,6 +19,7 @@ from rbee_tui.keeper.daemons import (
     check_address,
     daemon_status,
     ended_unexpectedly,
+    restart_flags,
     start_daemon,
     stop_local,
     this_machine,
@@ -145,3 +146,29 @@ def test_a_daemon_that_runs_has_the_address_that_was_asked_for_or_says_how_to_ch
         check_address(status, host=host, port=port)
     assert raised.value.code is Code.ALREADY_RUNNING
     assert raised.value.hint.startswith("rbee hive stop; rbee hive start --")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_next_one_keeps_the_address_unless_any_port_will_do(environ: dict[str, str], name: str) -> None:
+    fixed = open_installation(environ={**environ, f"RBEE_{name.upper()}_PORT": "7777"})
+    free = open_installation(environ={**environ, f"RBEE_{name.upper()}_PORT": "0"})
+    assert restart_flags(fixed, name) == {}, "none runs"
+    write_own(fixed, name)
+    assert restart_flags(fixed, name) == {f"{name}.host": "127.0.0.1", f"{name}.port": 7788}
+    assert restart_flags(free, name) == {}
+
+
+def test_an_ephemeral_hive_is_not_replaced(environ: dict[str, str]) -> None:
+    installation = open_installation(environ=environ)
+    write_own(installation, "hive", ephemeral=True)
+    with pytest.raises(RbeeError) as raised:
+        restart_flags(installation, "hive")
+    assert raised.value.code is Code.ALREADY_RUNNING
+    assert "ephemeral" in raised.value.message
+
+
+def write_own(installation: Installation, name: str, *, ephemeral: bool = False) -> None:
+    """A run file that names this process."""
+    installation.paths.create()
+    run = RunFile.of_this_process(name, "http://127.0.0.1:7788", ephemeral=ephemeral)
+    write_run_file(run_path(installation.paths, name), run)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from daemons.contracts.errors import Code
-from daemons.contracts.workers import ExitReason, SpawnRequest, WorkerState
-from daemons.hive.core.exits import LOG_LINES, ProcessEnd, describe_end
+from daemons.contracts.workers import LAST_WORDS, ExitReason, SpawnRequest, WorkerState
+from daemons.hive.core.exits import LAST_LINES, LOG_LINES, ProcessEnd, describe_end
 from daemons.hive.core.worker import Step, WorkerRecord
 from tests.support.hive_rows import worker
 
@@ -134,3 +134,40 @@ def test_the_exit_tells_who_and_when() -> None:
     assert (found.id, found.pid, found.started_at, found.ended_at) == ("w-00000001", 4711, 100.0, 200.0)
     assert found.state is IDLE
     assert found.how == "killed by SIGABRT"
+
+
+def test_memory_that_ran_out_while_serving_is_told_as_such() -> None:
+    log = ("generating", "CUDA error: out of memory", "  current device: 0", "ggml-cuda.cu:85: CUDA error")
+    found = describe_end(record(LOADING, BUSY), ProcessEnd(-6, "killed by SIGABRT", log), 200.0)
+    assert (found.reason, found.error and found.error["code"]) == (ExitReason.CRASHED, Code.WORKER_OOM)
+    assert found.error is not None
+    assert "while it was busy: killed by SIGABRT" in found.error["message"]
+
+
+def test_memory_that_an_earlier_request_lacked_is_no_reason_for_a_crash() -> None:
+    log = ("failed to allocate a buffer", *(f"generated request {number}" for number in range(LAST_LINES)))
+    assert code_of(record(LOADING, BUSY), ProcessEnd(-11, "killed by SIGSEGV", log)) == Code.WORKER_CRASHED
+
+
+def test_what_an_adopted_worker_died_of_is_not_made_up() -> None:
+    """No exit code: only its own last line tells that it ended in order."""
+    died = describe_end(record(IDLE), ProcessEnd(None, "ended", ("INFO generating",)), 200.0)
+    assert (died.reason, died.error and died.error["code"]) == (ExitReason.CRASHED, Code.WORKER_CRASHED)
+    assert died.error is not None
+    assert "how is not known" in died.error["message"]
+    ended = describe_end(record(IDLE), ProcessEnd(None, "ended", (f"INFO {LAST_WORDS}",)), 200.0)
+    assert (ended.reason, ended.error) == (ExitReason.ENDED, None)
+
+
+def test_an_exit_code_goes_with_the_last_words() -> None:
+    log = ('{"error": {"code": "ENGINE_FAILED", "message": "llama_decode gave -3"}}',)
+    found = describe_end(record(LOADING, BUSY), ProcessEnd(1, "exited with code 1", log), 200.0)
+    assert found.error is not None
+    assert found.error["message"].endswith("exited with code 1; the last it said: llama_decode gave -3")
+
+
+def test_a_limit_of_the_load_that_is_shorter_than_that_of_http_is_the_one_that_is_told() -> None:
+    mute = replace(record(LOADING, FAILED, ending=ExitReason.LOADING_TIMEOUT), answered=False, load_deadline=103.0)
+    found = describe_end(mute, ProcessEnd(-9, "killed"), 104.0)
+    assert found.error is not None
+    assert found.error["details"]["limit_s"] == 3.0

@@ -3,7 +3,7 @@
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.fleet import NodeStatus
 from daemons.contracts.tasks import Priority, TaskState
-from daemons.contracts.workers import Backend, WorkerState
+from daemons.contracts.workers import Backend, HiveWorker, WorkerState
 from daemons.queen.core.decide import decide, task_place
 from daemons.queen.core.effects import EnsureNode, EvictWorker, Narrate, StopRelay, TaskChanged, WakeAfter, WorkerGone
 from daemons.queen.core.events import (
@@ -468,3 +468,54 @@ def test_the_time_of_a_load_is_no_part_of_the_wait_but_the_time_before_it_is() -
     (spawn,) = spawns(decide(state, sampled("local", at=0.0)))
     decide(state, LoadFailed(60.0, spawn.load_id, RbeeError(Code.HIVE_UNREACHABLE, "it died")))
     assert task.queued_at == 56.0
+
+
+# -- workers that come back after a crash
+
+
+def waiting_row(worker_id: str = "w-00000001", state: WorkerState = WorkerState.RESTARTING) -> HiveWorker:
+    fields = {"state": state, "pid": 0, "url": "", "slots_available": 0, "problem": "crashed: killed by SIGSEGV"}
+    return worker_row(worker_id, restarts=1, **fields)
+
+
+def test_a_row_that_waits_after_a_crash_is_no_worker_and_its_hive_is_asked() -> None:
+    state = empty_state()
+    decide(state, sampled("local", waiting_row()))
+    effects = decide(state, submitted("t1"))
+    (spawn,) = spawns(effects)
+    assert relays(effects) == []
+    told = [effect.text for effect in effects if isinstance(effect, Narrate)]
+    assert any("crashed: killed by SIGSEGV; it is started again after a wait" in text for text in told)
+    loading = worker_row(state=WorkerState.LOADING, slots_available=0, url="http://127.0.0.1:7")
+    decide(state, SpawnAnswered(1.0, spawn.load_id, loading))
+    decide(state, sampled("local", waiting_row(), at=1.0))  # taken before the answer
+    assert state.workers["w-00000001"].row.url == "http://127.0.0.1:7"
+    assert relays(decide(state, WorkerLoaded(2.0, spawn.load_id))) == [("t1", "w-00000001")]
+
+
+def test_one_that_its_hive_has_started_by_itself_is_waited_for_and_used() -> None:
+    state = empty_state()
+    decide(state, sampled("local", waiting_row()))
+    decide(state, sampled("local", worker_row(state=WorkerState.LOADING, slots_available=0)))
+    assert spawns(decide(state, submitted("t1"))) == []
+    assert list(state.queue) == ["t1"]
+    assert relays(decide(state, sampled("local", worker_row()))) == [("t1", "w-00000001")]
+
+
+def test_a_crash_loop_is_final_there_and_another_node_serves() -> None:
+    state = empty_state("a", "b")
+    decide(state, sampled("a"))
+    decide(state, sampled("b"))
+    (first,) = spawns(decide(state, submitted("t1")))
+    loop = RbeeError(Code.WORKER_CRASH_LOOP, "crashed 5 times", hint="rbee workers shutdown --id w-1")
+    (second,) = spawns(decide(state, LoadFailed(1.0, first.load_id, loop)))
+    assert {first.node, second.node} == {"a", "b"}
+    assert ends(decide(state, LoadFailed(100.0, second.load_id, loop))) == {"t1": Code.WORKER_CRASH_LOOP}
+
+
+def test_nobody_waits_for_room_that_a_row_without_a_process_would_make() -> None:
+    state = empty_state()
+    decide(state, sampled("local", waiting_row("w-00000009", WorkerState.FAILED)))
+    (spawn,) = spawns(decide(state, submitted("t1", model="other")))
+    effects = decide(state, LoadFailed(1.0, spawn.load_id, RbeeError(Code.RAM_INSUFFICIENT, "too big")))
+    assert ends(effects) == {"t1": Code.RAM_INSUFFICIENT}
