@@ -4,7 +4,7 @@ Feature: A newer rbee beside an older one that runs works with it, or says what 
   Scenario: After a patch everything goes on, and a restarted hive keeps its workers with their streams
     Given a running rbee
     And a worker with the model "{steady}" and 2 slots
-    When task "long" asks "{steady}" for 2500 tokens
+    When task "long" asks "{steady}" for 1500 tokens
     And task "long" has its first token
     And rbee is upgraded to the next patch version
     And a person runs "rbee infer --model {steady} --max-tokens 5 --prompt hello"
@@ -13,7 +13,7 @@ Feature: A newer rbee beside an older one that runs works with it, or says what 
     When the hive is ended as the restart of its service ends it, and started again
     Then the hive is of the new version, and has the same worker process
     And task "long" still generates
-    And task "long" ends with all its 2500 tokens
+    And task "long" ends with all its 1500 tokens
     When the queen is stopped and started again
     Then the queen is of the new version, and has the same worker process
     When a person runs "rbee infer --model {steady} --max-tokens 5 --prompt hello"
