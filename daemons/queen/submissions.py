@@ -48,9 +48,10 @@ class Submission:
             request_id=self.request_id,
             client=self.client,
         )
-        return TaskRecord(
-            row, task, TaskEvents(keep_bytes), created=now, starts_worker=task is None, deadline=self._deadline()
-        )
+        # Milliseconds are more than an earlier queen can have counted of it.
+        before = int(time.time() * 1000) if self.restored else 0
+        events = TaskEvents(keep_bytes, before)
+        return TaskRecord(row, task, events, created=now, starts_worker=task is None, deadline=self._deadline())
 
     def _deadline(self) -> float | None:
         """The earlier one of what a caller set before and what this request asks for."""

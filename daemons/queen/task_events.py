@@ -1,4 +1,4 @@
-"""Events of one task: encoded once, numbered from 1 without gaps, kept up to a size, read by any number of readers.
+"""Events of one task: encoded once, numbered without gaps, kept up to a size, read by any number of readers.
 
 This is the path of every token, so an event is turned into bytes when it arrives and never looked into again, unless
 the text so far is asked for.
@@ -24,13 +24,18 @@ _MOST_TOKENS = 2**53
 
 
 class TaskEvents:
-    """The events of one task. `keep_bytes`: the oldest are dropped beyond this; of tokens the text stays."""
+    """The events of one task. `keep_bytes`: the oldest are dropped beyond this; of tokens the text stays.
 
-    def __init__(self, keep_bytes: int) -> None:
+    They are numbered on from `before`: higher than any number that readers have from an earlier life of the task, of
+    which nothing is left. Such a reader gets everything.
+    """
+
+    def __init__(self, keep_bytes: int, before: int = 0) -> None:
         self._keep_bytes = keep_bytes
         self._kinds: list[str] = []
         self._encoded: list[bytes] = []
-        self._first = 1
+        self._before = before
+        self._first = before + 1
         self._size = 0
         self._text = ""
         self._text_tokens = 0
@@ -42,7 +47,7 @@ class TaskEvents:
 
     @property
     def last(self) -> int:
-        """Number of the newest event; 0 when there is none."""
+        """Number of the newest event; `before` when there is none."""
         return self._first + len(self._encoded) - 1
 
     @property
@@ -81,7 +86,7 @@ class TaskEvents:
 
     def read(self, after: int = 0) -> "TaskReader":
         """A reader of everything behind event number `after`. Close it when done."""
-        reader = TaskReader(self, after)
+        reader = TaskReader(self, max(after, self._before))
         self._readers.add(reader)
         return reader
 
@@ -153,7 +158,7 @@ class TaskReader:
 
     def __init__(self, events: TaskEvents, after: int) -> None:
         self._events = events
-        self._number = min(max(after, 0), events.last)
+        self._number = min(after, events.last)
         self._news = asyncio.Event()
 
     def wake(self) -> None:

@@ -515,6 +515,8 @@ async def test_a_restarted_queen_fails_what_ran_and_queues_again_what_waited(tmp
             events = await queen.follow(waited)
             assert kinds(events)[-1] == "done"
             assert any("again after a restart" in sentence for sentence in sentences(events))
+            seen_of_the_first = 4
+            assert text_of(await queen.follow(waited, seen_of_the_first)) == text_of(events) != ""
 
 
 async def test_a_stopped_queen_ends_attached_tasks_and_leaves_waiting_detached_ones_to_the_next(tmp_path: Path) -> None:

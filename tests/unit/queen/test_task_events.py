@@ -61,6 +61,17 @@ async def test_a_reader_that_waits_gets_events_as_they_come_and_then_the_end() -
     assert len(await asyncio.wait_for(reading, 1)) == 4
 
 
+@pytest.mark.parametrize("after", [0, 2, 7, 100])
+async def test_a_reader_from_an_earlier_life_of_the_task_gets_everything(after: int) -> None:
+    events = TaskEvents(2**20, before=100)
+    assert events.last == 100
+    for index in range(3):
+        events.add("token", _token(index))
+    events.add("done", "{}")
+    assert [number for number, _, _ in await _read_all(events, after)] == [101, 102, 103, 104]
+    assert [number for number, _, _ in await _read_all(events, 102)] == [103, 104]
+
+
 async def test_readers_of_a_task_that_the_next_queen_goes_on_with_end_without_a_last_event() -> None:
     events = _filled(3)
     reading = asyncio.create_task(_read_all(events))
