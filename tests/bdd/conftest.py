@@ -76,6 +76,23 @@ def shared_topology(recorder: Recorder, models: ModelShelf) -> Iterator[Callable
     close_all(made)
 
 
+@pytest.fixture(scope="module")
+def open_topology(recorder: Recorder) -> Iterator[Callable[[], Topology]]:
+    """One rbee whose limit of bad requests has a window too short to matter, for all random requests."""
+    made: list[Topology] = []
+
+    def get() -> Topology:
+        if not made:
+            made.append(Topology(recorder, {"RBEE_POLICY_BAD_REQUESTS_WINDOW_S": "0.001"}))
+            made[0].start_queen()
+            made[0].start_worker("demo")
+        made[0].notice()
+        return made[0]
+
+    yield get
+    close_all(made)
+
+
 @pytest.fixture
 def made_workers() -> list[Row]:
     """Rows of the workers that the Given steps made, in order."""
@@ -192,6 +209,11 @@ def shared_rbee(shared_topology: Callable[[], Topology], made_workers: list[Row]
     topology = shared_topology()
     made_workers.append(topology.only_worker())
     return topology
+
+
+@given("a rbee that refuses no flood, with a demo worker", target_fixture="rbee")
+def open_rbee(open_topology: Callable[[], Topology]) -> Topology:
+    return open_topology()
 
 
 @given(

@@ -9,7 +9,7 @@ from daemons.contracts.errors import ERROR_TABLE, Code
 from daemons.contracts.routes import ROUTES, Daemon, Kind, Role, Route, routes_of
 from daemons.kit.openapi import openapi_document
 
-BY_NAME = {"argvalues": ROUTES, "ids": lambda route: route.name}
+every_route = pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 
 
 def operation_of(route: Route) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def test_a_document_is_an_administrators(daemon: Daemon) -> None:
     assert route.role is Role.ADMIN
 
 
-@pytest.mark.parametrize("route", **BY_NAME)
+@every_route
 def test_what_a_route_takes_is_told(route: Route) -> None:
     operation = operation_of(route)
     assert ("requestBody" in operation) == (route.body is not None)
@@ -62,7 +62,7 @@ def test_a_query_parameter_is_told_as_it_is_written(route: Route) -> None:
         assert "null" not in str(one["schema"])
 
 
-@pytest.mark.parametrize("route", **BY_NAME)
+@every_route
 def test_how_a_route_may_answer_is_told(route: Route) -> None:
     responses = operation_of(route)["responses"]
     assert str(route.status) in responses
@@ -82,7 +82,7 @@ def codes_in(answer: dict[str, Any], status: str) -> set[Code]:
     return codes
 
 
-@pytest.mark.parametrize("route", **BY_NAME)
+@every_route
 def test_who_is_to_come_back_is_told_when(route: Route) -> None:
     for status, answer in operation_of(route)["responses"].items():
         assert ("Retry-After" in answer.get("headers", {})) == (status in {"429", "503"})
