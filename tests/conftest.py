@@ -53,8 +53,8 @@ def close_all(topologies: list[Topology]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what a scenario measured and does not judge: what llama.cpp's kernels make of a batch."""
+    """Say what a scenario measured: what llama.cpp's kernels make of a batch, what the queen adds under load."""
     for report in terminalreporter.getreports("passed"):
         for name, said in report.user_properties:
-            if name == "kernels":
-                terminalreporter.write_line(f"kernels: {said}")
+            if name in {"kernels", "load"}:
+                terminalreporter.write_line(f"{name}: {said}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.workers import WorkerState
+from daemons.kit.logs import get_logger
 from daemons.worker.engine.backend import Backend
 from daemons.worker.engine.engine import Engine
 from daemons.worker.engine.request import (
@@ -249,6 +250,7 @@ class Bridge:
         while len(self._ended) > REMEMBERED_IDS:
             self._ended.popitem(last=False)
         self.last_active_at = time.time()
+        _log_end(event)
         if isinstance(event, Finished):
             self.metrics.requests.labels(event.reason.value).inc()
             self.metrics.prompt.inc(event.usage.prompt_tokens)
@@ -279,3 +281,21 @@ class Bridge:
         self._announce()
         if self.failure is not None:
             self.on_end()
+
+
+def _log_end(event: Finished | Embedded | Failed) -> None:
+    """Also of a request whose reader has gone: when its slot was free again is what one asks the log then."""
+    if isinstance(event, Failed):
+        tokens = event.usage.completion_tokens if event.usage else 0
+        get_logger().warning(event.message, id=event.id, code=event.code.value, tokens=tokens)
+    elif isinstance(event, Finished):
+        get_logger().info(
+            "generated",
+            id=event.id,
+            reason=event.reason.value,
+            prompt_tokens=event.usage.prompt_tokens,
+            cached_tokens=event.usage.cached_tokens,
+            tokens=event.usage.completion_tokens,
+            ttft_ms=round(event.timings.ttft_ms, 1),
+            tokens_per_second=round(event.timings.tokens_per_second, 1),
+        )

@@ -24,28 +24,10 @@ async def generation_chunks(bridge: Bridge, ticket: Ticket, request_id: str) -> 
             events = await ticket.take()
             last = events[-1]
             yield b"".join(_encoded(event, bridge.backend, request_id) for event in events)
-        _log_end(last)
     finally:
         if not isinstance(last, Finished | Failed):
             get_logger().info("the client is gone, cancelling", id=ticket.id)
             bridge.cancel(ticket.id)
-
-
-def _log_end(event: Finished | Failed) -> None:
-    tokens = event.usage.completion_tokens if event.usage else 0
-    if isinstance(event, Failed):
-        get_logger().warning(event.message, id=event.id, code=event.code.value, tokens=tokens)
-        return
-    get_logger().info(
-        "generated",
-        id=event.id,
-        reason=event.reason.value,
-        prompt_tokens=event.usage.prompt_tokens,
-        cached_tokens=event.usage.cached_tokens,
-        tokens=tokens,
-        ttft_ms=round(event.timings.ttft_ms, 1),
-        tokens_per_second=round(event.timings.tokens_per_second, 1),
-    )
 
 
 def _encoded(event: RequestEvent, vocabulary: Vocabulary, request_id: str) -> bytes:

@@ -15,6 +15,7 @@ from pytest_bdd import given, parsers, then, when
 from pytest_bdd.parser import Feature, Scenario
 
 from daemons.contracts import routes
+from daemons.contracts.workers import READY_STATES
 from daemons.kit.procs.identity import is_alive
 from tests.bdd.spawning import Row as Row
 from tests.bdd.spawning import ready_row, spawn
@@ -217,7 +218,7 @@ def open_rbee(open_topology: Callable[[], Topology]) -> Topology:
 
 
 @given(
-    parsers.re(r'(?:a|another) worker with the model "(?P<model>[^"]+)"(?: and (?P<slots>\d+) slots)?'),
+    parsers.re(r'(?:a|another) worker with the model "(?P<model>[^"]+)"(?: and (?P<slots>\d+) slots?)?'),
     target_fixture="worker",
 )
 def loaded_worker(rbee: Topology, fill: Fill, made_workers: list[Row], model: str, slots: str | None) -> Row:
@@ -447,3 +448,95 @@ def note_task(rbee: Topology) -> Row:
 def task_is_there(rbee: Topology, noted: Row) -> None:
     rows = {row["id"]: row for row in rbee.queen.call(routes.TASK_LIST).json()["tasks"]}
     assert rows[noted["id"]] == noted
+
+
+@when(parsers.parse('task "{name}" is cut off'))
+def cut_task(streams: dict[str, EventReader], name: str) -> None:
+    streams[name].cut()
+
+
+@when("every task is cut off")
+def cut_all(streams: dict[str, EventReader]) -> None:
+    for reader in streams.values():
+        reader.cut()
+
+
+@then("a new request is answered")
+def new_request(rbee: Topology, worker: Row) -> None:
+    with ask(rbee, worker["model_ref"], 4) as reader:
+        assert reader.wait_end()[-1].type == "done"
+
+
+def is_free(rbee: Topology, worker: Row) -> bool:
+    """Whether a worker has nothing to do and no slot taken."""
+    now = stats(rbee, worker)
+    return bool(now["slots_available"] == now["slots_total"]) and now["state"] == "idle"
+
+
+@then("the generation has stopped and the worker's slots are free")
+def has_stopped(rbee: Topology, worker: Row) -> None:
+    eventually(lambda: is_free(rbee, worker), "all slots free", within_s=1.0)
+    assert stats(rbee, worker)["tokens_generated_total"] < 4000
+
+
+@then(parsers.parse("the worker was never asked for more than {count:d} generation"))
+@then(parsers.parse("the worker was never asked for more than {count:d} generations"))
+def asked_for(rbee: Topology, worker: Row, count: int) -> None:
+    assert stats(rbee, worker)["requests_total"] == count
+
+
+# --- faults
+
+
+@when("that worker is killed with SIGKILL")
+def kill_worker(worker: Row) -> None:
+    os.kill(worker["pid"], signal.SIGKILL)
+
+
+@when("that worker is stopped with SIGSTOP", target_fixture="stopped_at")
+def stop_worker(worker: Row) -> float:
+    os.kill(worker["pid"], signal.SIGSTOP)
+    return time.monotonic()
+
+
+@when("that worker goes on with SIGCONT")
+def continue_worker(worker: Row) -> None:
+    os.kill(worker["pid"], signal.SIGCONT)
+
+
+@when("its worker is stopped in the middle of the load", target_fixture="worker")
+def stop_load(rbee: Topology, running: Keeper) -> Row:
+    running.wait_err("loading: ")
+    return hold_load(rbee)
+
+
+def hold_load(rbee: Topology) -> Row:
+    """Stop the worker whose model is being loaded; its row."""
+    (loading,) = [row for row in rbee.hive_workers() if row["state"] == "loading"]
+    os.kill(loading["pid"], signal.SIGSTOP)
+    (held,) = [row for row in rbee.hive_workers() if row["id"] == loading["id"]]
+    assert held["state"] == "loading", f"it was loaded before it could be stopped: {held}"
+    return held
+
+
+@then("that worker becomes idle and was never asked for a generation")
+def idle_unasked(rbee: Topology, worker: Row) -> None:
+    def ready() -> bool:
+        row = next(row for row in rbee.hive_workers() if row["id"] == worker["id"])
+        return row["state"] in READY_STATES
+
+    eventually(ready, "the load went on to its end", within_s=20.0)
+    now = stats(rbee, worker)
+    assert (now["state"], now["requests_total"]) == ("idle", 0)
+
+
+PARTIAL = re.compile(r"/\S+/partial/task-[0-9a-f]{12}\.txt")
+
+
+@then("the text that came is in the file that stderr names")
+def text_is_kept(finished: Finished) -> None:
+    named = PARTIAL.findall(finished.err)
+    assert len(named) == 1, str(finished)
+    text = Path(named[0]).read_text(encoding="utf-8")
+    assert text
+    assert finished.out in (text, f"{text}\n"), (text, str(finished))

@@ -1,17 +1,23 @@
 """Steps of features/130-inference-execution.feature."""
 
 import json
+import os
+import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 from pytest_bdd import given, parsers, scenarios, then, when
 
 from daemons.contracts import routes
-from tests.bdd.conftest import Row, ask, stats
+from tests.bdd.conftest import PROMPT, Fill, Row, ask, is_free, stats, task_id, task_row
 from tests.support.harness import eventually
-from tests.support.harness_http import EventReader, TimedEvent, text_of
+from tests.support.harness_crowds import at_once, figure
+from tests.support.harness_http import EventReader, TimedEvent, error_of, text_of
+from tests.support.harness_keeper import Finished
 from tests.support.topology import Topology
 
 scenarios("130-inference-execution.feature")
@@ -243,3 +249,172 @@ def ended_because(written: list[Written], reason: str) -> None:
         assert (done.type, done.data["finish_reason"]) == ("done", reason), done
         tokens = [event for event in case.events if event.type == "token"]
         assert done.data["total_tokens"] == done.data["usage"]["completion_tokens"] > tokens[-1].data["index"]
+
+
+# --- T41, I01, F01
+
+
+@then("that worker is in no list any more")
+@then("the stopped worker is in no list any more")
+def in_no_list(rbee: Topology, worker: Row) -> None:
+    def listed() -> set[str]:
+        return {row["id"] for row in (*rbee.hive_workers(), *rbee.workers())}
+
+    eventually(lambda: worker["id"] not in listed(), f"{worker['id']} is in no list", within_s=3.0)
+
+
+@when("the queen is killed with SIGKILL")
+def kill_queen(rbee: Topology) -> None:
+    os.kill(rbee.run_of("queen").identity.pid, signal.SIGKILL)
+
+
+@then(parsers.parse("within {seconds:d} seconds the worker's slots are free without any queen"))
+def free_without_queen(rbee: Topology, worker: Row, seconds: int) -> None:
+    eventually(lambda: is_free(rbee, worker), "all slots free", within_s=seconds)
+
+
+@then(parsers.parse("the keeper ended at most {seconds:d} seconds after the worker had been stopped"))
+def ended_in_time(stopped_at: float, seconds: int) -> None:
+    assert time.monotonic() - stopped_at <= seconds
+
+
+@when("the worker that serves the next request of this prompt is stopped with SIGSTOP", target_fixture="worker")
+def stop_next_worker(rbee: Topology, made_workers: list[Row]) -> Row:
+    """The one that has just answered this prompt: its cache is the warmest."""
+    with ask(rbee, made_workers[0]["model_ref"], 4) as reader:
+        reader.wait_end()
+        served = task_row(rbee, task_id(reader))["worker_id"]
+    (worker,) = [row for row in made_workers if row["id"] == served]
+    os.kill(worker["pid"], signal.SIGSTOP)
+    return worker
+
+
+@when(parsers.parse('task "{name}" is held by the stopped worker'))
+def held(rbee: Topology, streams: dict[str, EventReader], worker: Row, name: str) -> None:
+    wait_held(rbee, task_id(streams[name]), worker)
+    assert streams[name].text == ""
+
+
+@when("the keeper's task is held by the stopped worker")
+def keeper_held(rbee: Topology, worker: Row) -> None:
+    def newest() -> Row | None:
+        rows = rbee.queen.call(routes.TASK_LIST).json()["tasks"]
+        return next((row for row in rows if row["state"] == "running"), None)
+
+    wait_held(rbee, eventually(newest, "the keeper's task runs")["id"], worker)
+
+
+def wait_held(rbee: Topology, task: str, worker: Row) -> None:
+    def sent_there() -> bool:
+        row = task_row(rbee, task)
+        return (row["state"], row["worker_id"], row["tokens"]) == ("running", worker["id"], 0)
+
+    eventually(sent_there, f"{task} was sent to {worker['id']}")
+
+
+@then(
+    parsers.parse(
+        'the other worker answered task "{name}" with all {count:d} tokens, in one stream without gap or double'
+    )
+)
+def other_answered(
+    rbee: Topology, streams: dict[str, EventReader], made_workers: list[Row], worker: Row, name: str, count: int
+) -> None:
+    events = streams[name].events
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    assert [event.type for event in events if event.is_last] == ["done"]
+    assert events[-1].data["total_tokens"] == count
+    indices = [event.data["index"] for event in events if event.type == "token"]
+    assert indices == sorted(set(indices))
+    (other,) = [row["id"] for row in made_workers if row["id"] != worker["id"]]
+    assert task_row(rbee, task_id(streams[name]))["worker_id"] == other
+
+
+@then("the stream says that a worker was lost before its first token and the task was tried again")
+def says_so(streams: dict[str, EventReader], worker: Row) -> None:
+    said = [event.data["text"] for event in streams["story"].events if event.type == "narration"]
+    assert f"Worker {worker['id']} was lost before its first token: trying again (1 of 3)" in said
+
+
+# --- T37, T43, I03
+
+
+@when("the worker itself is asked for one more generation", target_fixture="answer")
+def ask_worker(rbee: Topology, worker: Row) -> httpx.Response:
+    body = {"id": "task-00000000000a", "prompt": PROMPT, "max_tokens": 4}
+    return rbee.api(worker["url"], worker["key"]).call(routes.WORKER_INFER, body)
+
+
+@then(parsers.parse("it tells of {total:d} slot in all and {busy:d} busy, and when to come back"))
+def tells_slots(answer: httpx.Response, total: int, busy: int) -> None:
+    details = error_of(answer)["details"]
+    assert (details["slots_total"], details["slots_busy"]) == (total, busy)
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+@when("one more task is asked for", target_fixture="answer")
+def ask_queen(rbee: Topology, worker: Row) -> httpx.Response:
+    return rbee.queen.call(routes.TASK_CREATE, {"model": worker["model_ref"], "prompt": PROMPT, "max_tokens": 4})
+
+
+@then(parsers.parse("it tells of position {position:d} of at most {limit:d}, and when to come back"))
+def tells_position(answer: httpx.Response, position: int, limit: int) -> None:
+    details = error_of(answer)["details"]
+    assert (details["position"], details["limit"]) == (position, limit)
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+@then(parsers.parse("the keeper tried {tries:d} times, and told each of its {waits:d} waits"))
+def told_waits(finished: Finished, tries: int, waits: int) -> None:
+    told = [line for line in finished.err.splitlines() if " again in " in line]
+    assert [f"try {number} of {waits} again in 1.0 s" in line for number, line in enumerate(told, 1)] == [True] * waits
+    assert len(told) == tries - 1
+    assert finished.seconds >= waits * 1.0, "Retry-After is 1 s"
+
+
+@then(parsers.parse('the queen counted {count:d} refusals with the code "{code}"'))
+def counted(rbee: Topology, count: int, code: str) -> None:
+    assert figure(rbee.queen, routes.QUEEN_METRICS, "rbee_tasks_refused_total", code=code) == count
+
+
+@when(parsers.parse('two tasks ask "{model}" for {tokens:d} tokens at the same moment'))
+def two_at_once(rbee: Topology, streams: dict[str, EventReader], fill: Fill, model: str, tokens: int) -> None:
+    reference = fill(model)
+    left, right = at_once([lambda: ask(rbee, reference, tokens)] * 2)
+    streams |= {"left": left, "right": right}
+
+
+@then("one of the two runs and the other one waits at position 1")
+def one_runs(rbee: Topology, streams: dict[str, EventReader]) -> None:
+    def settled() -> list[Row] | None:
+        rows = [task_row(rbee, task_id(streams[name])) for name in ("left", "right")]
+        rows.sort(key=lambda row: str(row["state"]))
+        return rows if [row["state"] for row in rows] == ["queued", "running"] else None
+
+    waiting, running = eventually(settled, "one waits and one runs")
+    assert (waiting["queue_position"], waiting.get("worker_id"), running.get("queue_position")) == (1, None, None)
+
+
+@then("the worker, the fleet and the figures of the queen all tell of 2 busy slots and 1 waiting task")
+def all_tell(rbee: Topology, worker: Row) -> None:
+    now = stats(rbee, worker)
+    assert (now["slots_available"], now["state"], now["requests_total"]) == (0, "busy", 2)
+    assert figure(rbee.queen, routes.QUEEN_METRICS, "rbee_queue_depth") == 1
+    assert figure(rbee.queen, routes.QUEEN_METRICS, "rbee_tasks", state="running") == 2
+    assert figure(rbee.api(worker["url"], worker["key"]), routes.WORKER_METRICS, "rbee_worker_slots", use="busy") == 2
+
+    def fleet_tells() -> bool:
+        fleet = rbee.queen.call(routes.FLEET).json()
+        (row,) = fleet["workers"]
+        queue = fleet["queue"]
+        return (queue["waiting"], queue["running"], row["slots_available"], row["state"]) == (1, 2, 0, "busy")
+
+    eventually(fleet_tells, "the fleet tells of it", within_s=5.0)
+
+
+@then("the figures of the queen tell of no task")
+def no_task(rbee: Topology) -> None:
+    def nothing() -> bool:
+        return not any(figure(rbee.queen, routes.QUEEN_METRICS, name) for name in ("rbee_queue_depth", "rbee_tasks"))
+
+    eventually(nothing, "no task in the figures", within_s=3.0)
