@@ -51,7 +51,7 @@ Feature: A generation arrives token by token, right to the last character
     And a worker with the model "{steady}"
     When a person starts "rbee infer --model {steady} --prompt 'Once upon a time' --max-tokens 4000"
     And text has arrived on stdout
-    And that worker is killed with SIGKILL
+    And the worker is killed
     Then the command ends with 1
     And stderr names "WORKER_CRASHED", "killed by SIGKILL", "of 4000 tokens" and "hint: "
     And the text that came is in the file that stderr names
@@ -77,12 +77,12 @@ Feature: A generation arrives token by token, right to the last character
     And a worker with the model "{steady}"
     When a person starts "rbee infer --model {steady} --prompt 'Once upon a time' --max-tokens 4000"
     And text has arrived on stdout
-    And that worker is stopped with SIGSTOP
+    And the worker is frozen
     Then the command ends with 1
     And stderr names "INFERENCE_STALLED", "for 2 s", "of 4000 tokens" and "hint: "
-    And the keeper ended at most 6 seconds after the worker had been stopped
+    And the keeper ended at most 6 seconds after the worker had been frozen
     And the text that came is in the file that stderr names
-    When that worker goes on with SIGCONT
+    When the worker goes on
     Then the generation has stopped and the worker's slots are free
 
   @F01
@@ -93,7 +93,7 @@ Feature: A generation arrives token by token, right to the last character
     When the worker that serves the next request of this prompt is stopped with SIGSTOP
     And task "story" asks "{steady}" for 40 tokens
     And task "story" is held by the stopped worker
-    And that worker is killed with SIGKILL
+    And the worker is killed
     And task "story" has ended
     Then the other worker answered task "story" with all 40 tokens, in one stream without gap or double
     And the stream says that a worker was lost before its first token and the task was tried again
@@ -106,7 +106,7 @@ Feature: A generation arrives token by token, right to the last character
     When the worker that serves the next request of this prompt is stopped with SIGSTOP
     And a person starts "rbee infer --model {steady} --prompt 'Once upon a time' --max-tokens 40"
     And the keeper's task is held by the stopped worker
-    And that worker is killed with SIGKILL
+    And the worker is killed
     Then the command ends with 0
     And text came on stdout
     And stderr names "before its first token: trying again (1 of 3)"

@@ -62,7 +62,7 @@ Feature: Work stops when nobody wants it any more, and only then
     And tasks "one" and "two" are cancelled
     Then both have ended as cancelled within 1 second, though the load is still stopped
     And the last of them was told that the load goes on
-    When that worker goes on with SIGCONT
+    When the worker goes on
     Then that worker becomes idle and was never asked for a generation
     And a task for "{large}" is answered by that same worker
 
@@ -74,7 +74,7 @@ Feature: Work stops when nobody wants it any more, and only then
     And tasks "one" and "two" are cancelled
     Then both have ended as cancelled within 1 second, though the load is still stopped
     And the last of them was told that the load is stopped
-    When that worker goes on with SIGCONT
+    When the worker goes on
     Then that worker has ended without a failure, and nothing of it is left
     And a task for "{large}" is answered by another worker
 
@@ -121,7 +121,7 @@ Feature: Work stops when nobody wants it any more, and only then
     And the person presses Ctrl+C
     Then the command ends with 130
     And stderr names "cancelled while the model was being loaded"
-    When that worker goes on with SIGCONT
+    When the worker goes on
     Then that worker becomes idle and was never asked for a generation
 
   @F07

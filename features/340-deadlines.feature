@@ -28,7 +28,7 @@ Feature: Nobody works on what nobody waits for any more
     Then the command ends with 1
     And stderr names "DEADLINE_EXCEEDED", "its model was still being loaded" and "loading it goes on"
     And nothing came on stdout
-    When that worker goes on with SIGCONT
+    When the worker goes on
     Then that worker becomes idle and was never asked for a generation
 
   @D01

@@ -255,6 +255,11 @@ def freeze_worker(worker: Row, noted: dict[str, Any]) -> None:
     noted["fault at"] = time.monotonic()
 
 
+@when("the worker goes on")
+def thaw_worker(worker: Row) -> None:
+    os.kill(worker["pid"], signal.SIGCONT)
+
+
 @when("the hive is killed")
 def kill_hive(rbee: Topology, noted: dict[str, Any]) -> None:
     noted["hive before"] = rbee.run_of("hive").identity
@@ -483,25 +488,6 @@ def has_stopped(rbee: Topology, worker: Row) -> None:
 @then(parsers.parse("the worker was never asked for more than {count:d} generations"))
 def asked_for(rbee: Topology, worker: Row, count: int) -> None:
     assert stats(rbee, worker)["requests_total"] == count
-
-
-# --- faults
-
-
-@when("that worker is killed with SIGKILL")
-def kill_worker(worker: Row) -> None:
-    os.kill(worker["pid"], signal.SIGKILL)
-
-
-@when("that worker is stopped with SIGSTOP", target_fixture="stopped_at")
-def stop_worker(worker: Row) -> float:
-    os.kill(worker["pid"], signal.SIGSTOP)
-    return time.monotonic()
-
-
-@when("that worker goes on with SIGCONT")
-def continue_worker(worker: Row) -> None:
-    os.kill(worker["pid"], signal.SIGCONT)
 
 
 @when("its worker is stopped in the middle of the load", target_fixture="worker")

@@ -134,7 +134,7 @@ def units_are_fine(person: Person) -> None:
     assert "RestartKillSignal=SIGUSR1" in units["rbee-hive.service"].read_text(encoding="utf-8")
     if shutil.which("systemd-analyze"):
         environ = {**person.environ(), "XDG_RUNTIME_DIR": str(person.home)}
-        command = ["systemd-analyze", "verify", "--user", *units.values()]
+        command = ["systemd-analyze", "verify", "--user", *map(str, units.values())]
         done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
         assert (done.returncode, "rbee-" in done.stderr) == (0, False), done.stderr
 

@@ -274,7 +274,7 @@ def spread(rbee: Topology, made_workers: list[Row], crowd: list[EventReader], wo
 @then("no worker has a slot taken")
 def none_taken(rbee: Topology, made_workers: list[Row]) -> None:
     for row in made_workers:
-        eventually(lambda row=row: is_free(rbee, row), f"{row['id']} is free", within_s=2.0)
+        eventually(partial(is_free, rbee, row), f"{row['id']} is free", within_s=2.0)
 
 
 # --- K09

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import httpx
 import pytest
@@ -282,8 +283,8 @@ def cancel_many(rbee: Topology, fill: Fill, worker: Row, many: list[str], count:
     prefer = {"Prefer": "respond-async"}
     ids = [str(client.call(routes.TASK_CREATE, body, headers=prefer).json()["id"]) for _ in range(count)]
     eventually(lambda: stats(rbee, worker)["slots_available"] == 0, f"{running} run")
-    answers = at_once([lambda id=id: client.call(routes.TASK_CANCEL, id=id).status_code for id in ids])
-    assert answers == [204] * count
+    answers = at_once([partial(client.call, routes.TASK_CANCEL, id=id) for id in ids])
+    assert [answer.status_code for answer in answers] == [204] * count
     many += ids
     eventually(lambda: all(task_row(rbee, id)["state"] in ENDED for id in ids), "all have ended", within_s=5.0)
     client.close()

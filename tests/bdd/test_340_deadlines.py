@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -65,7 +66,7 @@ def logged_deadline(rbee: Topology, timed: Timed) -> None:
         return deadline in [row.get("deadline") for row in log_lines(rbee.home, name)]
 
     for name in ("hive", str(timed.row["worker_id"])):
-        eventually(lambda name=name: logged(name), f"the deadline in the log of {name}", within_s=2.0)
+        eventually(partial(logged, name), f"the deadline in the log of {name}", within_s=2.0)
 
 
 @then("the queen, the hive and the worker each refuse a deadline that has passed")

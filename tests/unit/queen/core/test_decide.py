@@ -1,5 +1,7 @@
 """What the queen decides, event by event."""
 
+from typing import Any
+
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.fleet import NodeStatus
 from daemons.contracts.tasks import Priority, TaskState
@@ -474,7 +476,13 @@ def test_the_time_of_a_load_is_no_part_of_the_wait_but_the_time_before_it_is() -
 
 
 def waiting_row(worker_id: str = "w-00000001", state: WorkerState = WorkerState.RESTARTING) -> HiveWorker:
-    fields = {"state": state, "pid": 0, "url": "", "slots_available": 0, "problem": "crashed: killed by SIGSEGV"}
+    fields: dict[str, Any] = {
+        "state": state,
+        "pid": 0,
+        "url": "",
+        "slots_available": 0,
+        "problem": "crashed: killed by SIGSEGV",
+    }
     return worker_row(worker_id, restarts=1, **fields)
 
 
