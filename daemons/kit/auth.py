@@ -89,7 +89,7 @@ def read_key(path: Path) -> str:
         others = f"has mode {stat.S_IMODE(mode):04o}; others may use it"
         raise _invalid(path, others, f"chmod 600 {shlex.quote(str(path))}")
     lines = text.splitlines()
-    if len(lines) != 1 or not _KEY.fullmatch(lines[0].strip()):
+    if len(lines) != 1 or len(text) > _LONGEST_FILE or not _KEY.fullmatch(lines[0].strip()):
         raise _invalid(path, f"has {len(text)} bytes in {len(lines)} lines; expected is one line with a key")
     return lines[0].strip().decode()
 

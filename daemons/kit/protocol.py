@@ -24,6 +24,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.url = b""
         self._head_bytes = 0
         self._head_open = False
         self._late: asyncio.TimerHandle | None = None
@@ -54,7 +55,10 @@ class BoundedHttp(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             pass  # nothing else than HTTP is spoken here: the request is answered as any other
         except httptools.HttpParserError:
-            self._refuse(RbeeError(Code.INVALID_REQUEST, "this is not a request of HTTP/1.1"))
+            # The parser itself takes no address that is as long as that.
+            too_long = len(self.url) >= MOST_HEAD_BYTES
+            broken = RbeeError(Code.INVALID_REQUEST, "this is not a request of HTTP/1.1")
+            self._refuse(head_too_large(len(self.url)) if too_long else broken)
             return
         if self._head_open:
             self._head_bytes += len(data)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from daemons.contracts.errors import RbeeError
 from daemons.contracts.events import Narration, Progress
-from rbee_tui.cli.clean import clean, one_line
+from rbee_tui.cli.clean import StreamCleaner, one_line
 from rbee_tui.cli.figures import figure
 from rbee_tui.cli.tables import Column, as_lines, print_table
 
@@ -46,6 +46,7 @@ class Screen:
         self._bar: LoadingBar | None = None
         self._said: tuple[str, float] = ("", 0.0)
         self._open_line = False
+        self._cleaner = StreamCleaner()
         self._held: list[str] = []
 
     @property
@@ -57,7 +58,7 @@ class Screen:
         if not text:
             return
         self.stop_progress()
-        shown = clean(text) if self.out_is_terminal else text
+        shown = self._cleaner.feed(text) if self.out_is_terminal else text
         try:
             self._out.write(shown)
             self._out.flush()
@@ -76,6 +77,7 @@ class Screen:
 
     def end_line(self) -> None:
         """Finish a line of data that is still open; then what was held back meanwhile is said."""
+        self.write(self._cleaner.rest())
         if self._open_line:
             self.write("\n")
 

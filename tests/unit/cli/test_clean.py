@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rbee_tui.cli.clean import clean, one_line
+from rbee_tui.cli.clean import MOST_HELD, StreamCleaner, clean, one_line
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,27 @@ def test_text_without_control_characters_is_left_alone(text: str) -> None:
 
 def test_one_line_keeps_a_cell_in_its_cell() -> None:
     assert one_line("a\tb\r\nc\x1b[1md") == "a b cd"
+
+
+EVIL = "a\x1b[2Jb\x1b]0;owned\x07c\x9b31md\x1bP1;2|e\x1b\\f\x1b(0g"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_a_sequence_in_pieces_is_removed_as_a_whole(size: int) -> None:
+    cleaner = StreamCleaner()
+    shown = "".join(cleaner.feed(EVIL[at : at + size]) for at in range(0, len(EVIL), size)) + cleaner.rest()
+    assert shown == clean(EVIL) == "abcdfg"
+
+
+@pytest.mark.parametrize("text", ["\x1b", "x\x1b[12", "\x1b]0;title", "\x1bPdata\x1b"])
+def test_what_does_not_end_is_told_at_the_end_without_its_escape(text: str) -> None:
+    cleaner = StreamCleaner()
+    shown = cleaner.feed(text) + cleaner.rest()
+    assert "\x1b" not in shown
+    assert cleaner.feed("next") == "next"
+
+
+def test_text_is_not_held_back_for_ever() -> None:
+    cleaner = StreamCleaner()
+    assert cleaner.feed("\x1b]0;" + "x" * MOST_HELD).endswith("x" * MOST_HELD)
+    assert StreamCleaner().feed("\x1b]0;x\nnext line") == "]0;x\nnext line"
