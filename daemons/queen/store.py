@@ -86,7 +86,7 @@ class QueenStore:
         try:
             async with asyncio.timeout(within_s):
                 await self._store.flush()
-        except (TimeoutError, RuntimeError):  # too slow, or closed meanwhile
+        except (TimeoutError, RbeeError):  # too slow, or closed meanwhile
             return False
         return True
 
@@ -142,7 +142,10 @@ class QueenStore:
         self._store.write_soon("INSERT INTO telemetry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", minute.as_row())
 
     async def recover(self, now: float) -> list[StoredTask]:
-        """After an earlier queen: end what was running as QUEEN_RESTARTED; what waited, oldest first."""
+        """After an earlier queen: end what was running as QUEEN_RESTARTED; what waited, oldest first.
+
+        What waits in a database that was restored may have run since its backup: it is ended, too, lest it runs twice.
+        """
         rows = await self._store.read(
             f"SELECT {', '.join(_ROW_COLUMNS)}, request FROM tasks"  # noqa: S608 - column names of our own
             " WHERE state IN ('queued', 'placing', 'running') ORDER BY created_at"
@@ -154,7 +157,11 @@ class QueenStore:
             self._fail(task_id, "it was running; its text so far is kept", f"rbee tasks show {task_id} --text", now)
         for task_id in sorted(unreadable):
             self._fail(task_id, "it waited, and this version cannot read its request", "rbee logs --tail 40", now)
-        return waiting
+        if not self._store.restored:
+            return waiting
+        for stored in waiting:
+            self._fail(stored.row.id, "it waited in a backup, and may have run since that was made", "rbee status", now)
+        return []
 
     def _fail(self, task_id: str, how: str, hint: str, now: float) -> None:
         """End a task as QUEEN_RESTARTED."""

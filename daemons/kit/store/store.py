@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daemons.contracts.errors import RbeeError
+from daemons.contracts.errors import Code, RbeeError
 from daemons.kit.logs import get_logger
 from daemons.kit.notices import Notices
 from daemons.kit.store.database import Database, Migration, Row, Statement
@@ -72,6 +72,8 @@ class Store:
     ) -> None:
         self.path = path
         self.notices = notices or Notices()
+        self.restored = False
+        """Whether the file was damaged or gone: what is in it now may be older than what was last stored."""
         self.dropped_writes = 0
         self.failed_writes = 0
         self._failing = False
@@ -161,7 +163,7 @@ class Store:
 
     def _put(self, job: _Job) -> None:
         if self._thread is None:
-            raise RuntimeError(f"{self.path} is not open")
+            raise RbeeError(Code.DRAINING, f"the history in {self.path} is closed: its daemon is ending")
         self._jobs.put(job)
 
     # -- on the thread ------------------------------------------------------------------------------------------------
@@ -188,6 +190,7 @@ class Store:
     def _open_file(self) -> Database:
         database, mended = open_mended(self.path, self._migrations, self._backups_dir)
         if mended is not None:
+            self.restored = True
             self.notices.tell(mended.text, hint=mended.hint)
         if database.start_backup_failure is not None:
             self._no_backup(database.start_backup_failure)

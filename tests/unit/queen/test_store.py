@@ -114,6 +114,18 @@ async def test_a_waiting_task_whose_request_cannot_be_read_is_failed(store: Quee
     assert [stored.row.id for stored in await store.recover(6.0)] == ["fine"]
 
 
+async def test_what_waits_in_a_backup_is_not_run_again(store: QueenStore, raw: Store) -> None:
+    """It may have run since the backup was made: nobody knows any more."""
+    store.save([(_row("waits", state=TaskState.QUEUED), _request())])
+    raw.restored = True
+    assert await store.recover(5.0) == []
+    row = await store.row("waits")
+    assert row is not None
+    assert row.error is not None
+    assert (row.state, row.error["code"]) == (TaskState.FAILED, Code.QUEEN_RESTARTED)
+    assert "may have run since" in row.error["message"]
+
+
 async def test_no_prompt_is_left_of_an_ended_task(store: QueenStore, raw: Store) -> None:
     store.save([(_row(state=TaskState.RUNNING), _request(prompt="my secret"))])
     store.save([(_row(), None)])

@@ -261,14 +261,14 @@ async def test_a_backup_is_made_each_day_while_it_is_open(tmp_path: Path) -> Non
 
 async def test_a_store_that_is_not_open_says_so(tmp_path: Path) -> None:
     closed = Store(tmp_path / "queen.duckdb", [MARKS], tmp_path / "backups")
-    with pytest.raises(RuntimeError, match="not open"):
+    with pytest.raises(RbeeError, match="is closed: its daemon is ending"):
         closed.write_soon(INSERT, [1])
     await closed.open()
     with pytest.raises(RuntimeError, match="open already"):
         await closed.open()
     await closed.close()
     await closed.close()
-    with pytest.raises(RuntimeError, match="not open"):
+    with pytest.raises(RbeeError, match="is closed: its daemon is ending"):
         await closed.read("SELECT 1")
 
 
