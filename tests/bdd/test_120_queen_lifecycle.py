@@ -229,7 +229,9 @@ def names_holder(finished: Finished, taker: PortTaker) -> None:
 def follow_hint(rbee: Topology, finished: Finished, name: str) -> Finished:
     variable = f"RBEE_{name.upper()}_PORT"
     assert f"hint: {variable}=0 rbee {name} start" in finished.err, str(finished)
-    return rbee.keeper(name, "start", environ=rbee.environ(**{variable: "0"}))
+    started = rbee.keeper(name, "start", environ=rbee.environ(**{variable: "0"}))
+    rbee.run_of("hive")  # which the queen is still starting: one without a run file could not be ended in order
+    return started
 
 
 # --- L09
