@@ -137,6 +137,17 @@ class Audit:
         kind = Kind.VANISH if left and code == "CANCELLED" else story.kind if story else Kind.KEEPER
         return unexplained(code, kind, self._faults_about(row["created_at"], row["ended_at"]))
 
+    def _ran_again(self, before: Row, now: Row) -> bool:
+        """Whether a task that was over has a new end of its own, and not only counts as interrupted.
+
+        A log that was cut looks like the log of a moment ago: nobody can tell that the task has been over.
+        """
+        code = (now.get("error") or {}).get("code")
+        if before["ended_at"] == now["ended_at"] or code == "QUEEN_RESTARTED":
+            return False
+        cuts = self._struck(frozenset({Fault.TRUNCATE_QUEEN_WAL}))
+        return not any(before["ended_at"] <= cut.began <= now["ended_at"] for cut in cuts)
+
     # -- what the queen kept ---------------------------------------------------------------------------------------
 
     def _of_rows(self) -> Iterator[Finding]:
@@ -146,7 +157,7 @@ class Audit:
                 yield Finding("a task is not over in history", _short(row))
             elif row["state"] == "failed" and not (row.get("error") or {}).get("message"):
                 yield Finding("a failed task has no message in history", _short(row))
-            elif (before := self._ledger.history.get(row["id"])) and _ran_again(before, row):
+            elif (before := self._ledger.history.get(row["id"])) and self._ran_again(before, row):
                 yield Finding("a task that was over ran again", f"{_short(before)}; now {_short(row)}")
             elif self._unexplained_row(row, tries.get(row["request_id"])):
                 yield Finding("no fault explains how a task ended in history", _short(row))
@@ -155,12 +166,6 @@ class Audit:
             for value, count in counts.items():
                 if count > 1:
                     yield Finding(f"a request {what}", f"{name} {value}, {count} rows")
-
-
-def _ran_again(before: Row, now: Row) -> bool:
-    """Whether a task that was over has a new end of its own; after a loss of history it may count as interrupted."""
-    code = (now.get("error") or {}).get("code")
-    return before["ended_at"] != now["ended_at"] and code != "QUEEN_RESTARTED"
 
 
 def _expected(story: Story, row: Row) -> Iterator[str]:

@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
 from typing import Final
 
 NODES: Final = ("local", "attic", "shed")
@@ -128,11 +127,6 @@ def _strike(at_s: float, fault: Fault, draw: random.Random) -> Strike:
     node = NODES[0] if fault in OF_THE_QUEEN else draw.choice(NODES)
     hold_s = draw.uniform(*HOLD_S.get(fault, AWAY_S))
     return Strike(round(at_s, 2), fault, node, round(hold_s, 2), draw.getrandbits(32))
-
-
-def longest_calm_s(plan: Sequence[Strike]) -> float:
-    """The longest time between two faults."""
-    return max((after.at_s - before.at_s for before, after in pairwise(plan)), default=0.0)
 
 
 MOST_TOKENS: Final = 1000

@@ -152,7 +152,10 @@ def test_a_task_that_is_not_over_or_twice_or_ran_again_is_found(ledger: Ledger) 
     assert found(ledger, row, row) == ["a request is twice in history", "a request ran twice"]
     ledger.history[row["id"]] = row
     assert found(ledger, row) == []
-    assert found(ledger, {**row, "ended_at": 9.0}) == ["a task that was over ran again"]
+    later = {**row, "ended_at": row["ended_at"] + 9.0}
+    assert found(ledger, later) == ["a task that was over ran again"]
+    happened(ledger, Fault.TRUNCATE_QUEEN_WAL, ago_s=-1.0)
+    assert found(ledger, later) == []
 
 
 def test_a_persons_command_that_failed_without_a_reason_is_found(ledger: Ledger) -> None:
