@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 
 from daemons.contracts.errors import Code, RbeeError
@@ -46,6 +47,9 @@ class Ticket:
     """One request that has a slot, as its handler sees it: the events that came and were not yet taken."""
 
     id: str
+    context: Context = field(default_factory=copy_context)
+    """What the handler has bound for log lines: its request id."""
+
     waiting: list[RequestEvent] = field(default_factory=list)
     last_token_at: float = 0.0
     _wake: "asyncio.Future[None] | None" = None
@@ -245,12 +249,12 @@ class Bridge:
 
     def _close(self, event: Finished | Embedded | Failed) -> None:
         """The request has ended: its slot is free."""
-        del self._tickets[event.id]
+        ticket = self._tickets.pop(event.id)
         self._ended[event.id] = None
         while len(self._ended) > REMEMBERED_IDS:
             self._ended.popitem(last=False)
         self.last_active_at = time.time()
-        _log_end(event)
+        ticket.context.run(_log_end, event)
         if isinstance(event, Finished):
             self.metrics.requests.labels(event.reason.value).inc()
             self.metrics.prompt.inc(event.usage.prompt_tokens)

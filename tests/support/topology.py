@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from daemons.contracts import routes
 from daemons.contracts.ids import LOCAL_NODE
@@ -262,7 +262,7 @@ class Topology:
         for identity in running:
             send_signal(identity, signal.SIGCONT)
         for identity, name in running.items():
-            if name in {"queen", "hive"}:
+            if name in {"queen", "hive"} or name.endswith(_DAEMON_COMMANDS):
                 send_signal(identity, signal.SIGTERM)
         try:
             eventually(lambda: not self.processes(), "every process of the topology ended", within_s=ENDED_WITHIN_S)
@@ -279,6 +279,10 @@ class Topology:
         """Every running process that belongs to this home: seen before, or found in ``/proc``."""
         seen = {identity: label for identity, label in self._seen.items() if is_alive(identity)}
         return {**processes_of(self.root), **seen}
+
+
+_DAEMON_COMMANDS: Final = ("-m daemons.queen.main serve", "-m daemons.hive.main serve")
+"""The command lines of daemons that have not told their pid yet."""
 
 
 def _listens(url: str) -> bool:
