@@ -88,7 +88,7 @@ Feature: Work stops when nobody wants it any more, and only then
     Then every task is listed as cancelled
     And the worker's 4 slots are all free
     And worker, fleet and figures agree that nothing runs and 48 tasks were cancelled
-    And queen, hive and worker hold open no more than before
+    And queen, hive and worker hold open no more than before, but for a connection for each slot
 
   @T42
   Scenario: Ctrl+C in the middle of an answer
