@@ -29,11 +29,16 @@ from rbee_tui.cli.main import rbee as rbee_group
 from rbee_tui.keeper.install import find_scripts
 from tests.bdd.conftest import quoted
 from tests.conftest import StartTopology
-from tests.support.harness import cannot_run, eventually
+from tests.support.harness import eventually
 from tests.support.harness_keeper import KEEPER_MODULE, Finished
+from tests.support.namespaces import mounted
+from tests.support.systemd import verify_units
 from tests.support.topology import Topology
 
 scenarios("160-install.feature")
+
+NOBODY = 65534
+"""Neither the user of these tests nor root."""
 
 LONG_NAME = "h" * 200
 
@@ -132,11 +137,7 @@ def units_are_fine(person: Person) -> None:
         assert f"ExecStart={find_scripts()[program]} serve" in lines
         assert {"KillMode=process", "OOMPolicy=continue", "Restart=on-failure"} <= set(lines)
     assert "RestartKillSignal=SIGUSR1" in units["rbee-hive.service"].read_text(encoding="utf-8")
-    if shutil.which("systemd-analyze"):
-        environ = {**person.environ(), "XDG_RUNTIME_DIR": str(person.home)}
-        command = ["systemd-analyze", "verify", "--user", *map(str, units.values())]
-        done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
-        assert (done.returncode, "rbee-" in done.stderr) == (0, False), done.stderr
+    verify_units(units.values(), {**person.environ(), "XDG_RUNTIME_DIR": str(person.home)}, of_user=True)
 
 
 @then("stdout says how to reach the programs, to enable the service, and to keep it running after logout")
@@ -249,22 +250,17 @@ def ends(queen: StartedQueen, code: int) -> None:
 @given("a prefix in which only its owner, somebody else, may write")
 def foreign_prefix(person: Person) -> None:
     person.prefix.mkdir(mode=0o755)
-    for folder in (person.rbee.root, person.prefix.parent):
-        folder.chmod(0o755)
-    if os.geteuid() != 0:
+    if os.geteuid() == 0:
+        os.chown(person.prefix, NOBODY, NOBODY)
+    else:
         person.prefix.chmod(0o555)
 
 
 @when(parsers.parse('the person runs "rbee {line}" without any privilege'), target_fixture="finished")
 def run_unprivileged(person: Person, line: str) -> Finished:
     args = shlex.split(line.replace("{prefix}", str(person.prefix)))
-    if os.geteuid() != 0:
-        return person.run(*args)
-    nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
-    probe = subprocess.run([*nobody, sys.executable, "-c", "import rbee_tui"], env=person.environ(), check=False)
-    if probe.returncode != 0:
-        cannot_run("the unprivileged user of this machine cannot read this environment")
-    return person.run(*args, wrapper=nobody)
+    powerless = () if os.geteuid() != 0 else ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+    return person.run(*args, wrapper=powerless)
 
 
 @then("the prefix is still empty")
@@ -380,19 +376,6 @@ def walk_without_home(person: Person, walked: dict[str, Finished]) -> None:
 def walk_read_only(person: Person, walked: dict[str, Finished]) -> None:
     person.wrapper = mounted(person.home, 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"')
     walk(person, walked)
-
-
-def mounted(folder: Path, script: str) -> tuple[str, ...]:
-    """Runs what follows in a mount namespace of its own, where `script` has mounted something over ``$0``."""
-    own_user = () if os.geteuid() == 0 else ("--map-root-user",)
-    wrapper = ("unshare", "--mount", *own_user, "sh", "-c", f'{script} && exec "$@"', str(folder))
-    try:
-        probe = subprocess.run([*wrapper, "true"], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        cannot_run("no unshare(1) here: nothing can be mounted for one process alone")
-    if probe.returncode != 0:
-        cannot_run(f"no mount namespaces here: {probe.stderr.strip()}")
-    return wrapper
 
 
 @then("each that needs a folder exits with 1, names HOME_UNUSABLE, and says what to set")

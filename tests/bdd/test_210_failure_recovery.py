@@ -4,7 +4,6 @@ import os
 import shlex
 import signal
 import stat
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +19,10 @@ from daemons.kit.store import Database, Migration, Statement
 from daemons.queen.store import MIGRATIONS
 from tests.bdd.conftest import PROMPT, Fill, Row, quoted, task_id, task_row
 from tests.conftest import StartTopology
-from tests.support.harness import cannot_run, eventually
+from tests.support.harness import eventually
 from tests.support.harness_http import EventReader
 from tests.support.harness_keeper import Finished
-from tests.support.small_disk import SmallDisk
+from tests.support.small_disk import SmallDisk, right_to_mount
 from tests.support.topology import Topology
 
 scenarios("210-failure-recovery.feature")
@@ -75,10 +74,8 @@ def on_full_disk(fresh_topology: StartTopology, disks: list[SmallDisk], mib: int
 
 
 def _small_disk(topology: Topology, mebibytes: int) -> SmallDisk:
-    try:
+    with right_to_mount():
         return topology.small_disk(LOCAL_NODE, mebibytes)
-    except subprocess.CalledProcessError as error:
-        cannot_run(f"no right to mount a tmpfs: {error.stderr.decode().strip()}")
 
 
 @pytest.fixture

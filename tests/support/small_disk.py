@@ -54,11 +54,18 @@ def mounted_disk(folder: Path, mebibytes: int) -> Iterator[SmallDisk]:
 def small_disk(folder: Path, mebibytes: int) -> Iterator[SmallDisk]:
     """As `mounted_disk`, for a test that cannot do without."""
     with ExitStack() as stack:
-        try:
+        with right_to_mount():
             disk = stack.enter_context(mounted_disk(folder, mebibytes))
-        except subprocess.CalledProcessError as error:
-            cannot_run(f"no right to mount a tmpfs: {error.stderr.decode().strip()}")
         yield disk
+
+
+@contextmanager
+def right_to_mount() -> Iterator[None]:
+    """Around the mount of a test that cannot do without."""
+    try:
+        yield
+    except subprocess.CalledProcessError as error:
+        cannot_run(f"no right to mount a tmpfs: {error.stderr.decode().strip()}")
 
 
 def _written(descriptor: int, data: bytes) -> bool:
