@@ -74,7 +74,7 @@ def _repetitions(schema: Any) -> float:
         return 1.0
     numbers = [schema[name] for name in _REPEATING if isinstance(schema.get(name), int | float)]
     pattern = str(schema.get("pattern", ""))
-    written = (float(max(found.groups("0"), key=len) or 1) for found in _REPEATED_IN_PATTERN.finditer(pattern))
+    written = (max(float(times or 0) for times in found.groups()) for found in _REPEATED_IN_PATTERN.finditer(pattern))
     here = max(1.0, *(float(min(number, 1e30)) for number in numbers)) if numbers else 1.0
     return here * math.prod(max(1.0, times) for times in written) * max(map(_repetitions, schema.values()), default=1.0)
 

@@ -24,6 +24,8 @@ def schema(body: dict[str, Any]) -> dict[str, Any]:
         {"type": "array", "minItems": 200, "items": {"type": "array", "minItems": 200, "items": {"type": "null"}}},
         {"type": "string", "pattern": "^(a{300}){300}$"},
         {"type": "string", "pattern": "^a{1,99999999999999999999}$"},
+        {"type": "string", "pattern": "^a{10000,99999}$"},
+        {"type": "string", "pattern": "^(a{1000,9999}){10,99}$"},
         {"properties": {"deep": {"anyOf": [{"type": "null"}, {"type": "string", "minLength": 10**9}]}}},
     ],
 )
