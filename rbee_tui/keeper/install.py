@@ -60,7 +60,7 @@ def make_plan(wish: Wish, settings: Settings, environ: Mapping[str, str]) -> lis
     places = places_of(wish, environ)
     scripts = find_scripts()
     services = services_of(wish, settings, scripts, environ) if wish.service else []
-    return plan(wanted(places, scripts, services, settings.policy), look)
+    return plan(wanted(places, scripts, services, settings.policy), lambda thing: look(thing, wish))
 
 
 def find_scripts() -> dict[str, Path]:
@@ -112,16 +112,20 @@ def _program(kind: DaemonKind, settings: Settings, scripts: Mapping[str, Path]) 
     return binding_of(kind, settings).program or str(scripts[names[kind.name]])
 
 
-def look(thing: Thing) -> Found | None:
-    """What is at the path of `thing` now; None when nothing is."""
+def look(thing: Thing, wish: Wish) -> Found | None:
+    """What is at the path of `thing` now; None when nothing is. Raises RbeeError when that cannot be seen."""
     try:
-        state = thing.path.lstat()
-        if stat.S_ISLNK(state.st_mode) and thing.kind is not Kind.LINK:
-            state = thing.path.stat() if thing.path.exists() else state
+        return _seen(thing)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise _refusal([(thing.path, error)], Wish()) from error
+        raise _refusal([(thing.path, error)], wish) from error
+
+
+def _seen(thing: Thing) -> Found:
+    state = thing.path.lstat()
+    if stat.S_ISLNK(state.st_mode) and thing.kind is not Kind.LINK:
+        state = thing.path.stat() if thing.path.exists() else state
     mode = stat.S_IMODE(state.st_mode) & 0o777
     if stat.S_ISDIR(state.st_mode):
         return Found(Kind.FOLDER, mode=mode)
@@ -157,8 +161,8 @@ def carry_out(steps: Sequence[Step], wish: Wish, places: Places, say: Listener) 
     """Do what the plan says; the steps that were done.
 
     Raises RbeeError: PERMISSION_DENIED, HOME_UNUSABLE or INSTALL_FAILED before anything is made when a place cannot be
-    written,
-    and INSTALL_FAILED when a step fails (a full disk), or when something of somebody else's is in the way of one.
+    written, INSTALL_FAILED when a step fails (a full disk) or something of somebody else's is in the way of one, and
+    what `ensure_key` raises.
     """
     due = [step for step in steps if step.action.changes]
     faults = [fault for step in due if (fault := _cannot_write(step.thing)) is not None]

@@ -119,6 +119,15 @@ def test_a_link_is_moved_from_another_environment_of_rbee_only(
     assert str(other) in step.why
 
 
+def test_a_link_that_cannot_be_looked_at_is_told_before_anything_is_made(home: Path, environ: dict[str, str]) -> None:
+    link = home / ".local/bin/rbee"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("h" * 300)
+    with pytest.raises(RbeeError, match="nothing was installed.*File name too long") as raised:
+        make_plan(WISH, Settings(), environ)
+    assert raised.value.hint == f"ls -ld {link}"
+
+
 def test_an_older_unit_is_renewed(home: Path, environ: dict[str, str]) -> None:
     run(environ)
     environ["RBEE_CONFIG"] = "/somewhere/else.toml"
