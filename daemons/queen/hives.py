@@ -31,7 +31,7 @@ class Hive(Protocol):
     startable: bool
 
     def command(self, verb: str) -> str:
-        """What a person runs to `start` or `restart` it."""
+        """What a person runs to `start`, `restart` or `stop` it."""
 
     async def find(self) -> HiveAddress | None:
         """The running hive; None when none runs."""

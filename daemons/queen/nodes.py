@@ -8,7 +8,6 @@ from pydantic import ValidationError
 import daemons
 from daemons.contracts.errors import Code, RbeeError
 from daemons.contracts.fleet import Health, ModelList, ModelRow, NodeStatus
-from daemons.contracts.ids import LOCAL_NODE
 from daemons.contracts.routes import HIVE_HEALTH, HIVE_MODEL_LIST, HIVE_TELEMETRY
 from daemons.contracts.telemetry import HiveTelemetry
 from daemons.kit.client import DaemonClient, Peer
@@ -195,7 +194,7 @@ class NodeWatcher:
                 f"the hive of node {self.name} is version {health.version}, this queen is {daemons.__version__}: "
                 "both must have the same major.minor",
                 details={"node": self.name, "hive": health.version, "queen": daemons.__version__},
-                hint="rbee hive stop" if self.name == LOCAL_NODE else "rbee setup install",
+                hint=self.hive.command("stop"),
             )
         return health.version
 

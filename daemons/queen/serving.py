@@ -114,7 +114,7 @@ def _hive_at(name: str, home: Path, paths: Paths, settings: Settings, identity: 
         folders,
         settings.model_copy(update={"hive": own}),
         ephemeral=identity.ephemeral,
-        environ=f"RBEE_HOME={shlex.quote(str(home))}",
+        environ=f"RBEE_HOME={shlex.quote(str(home))} RBEE_HIVE_NODE={name} RBEE_HIVE_PORT=0",
     )
 
 

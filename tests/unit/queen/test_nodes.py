@@ -140,6 +140,7 @@ async def test_another_version_is_refused_with_both() -> None:
         (error,) = watched.failures()
         assert error.code is Code.VERSION_MISMATCH
         assert error.details["hive"] == "9.1.0"
+        assert error.hint == "rbee hive stop"
         assert "9.1.0" in error.message
         await asyncio.sleep(0.3)
         assert len(watched.failures()) == 1, "it is told once"
