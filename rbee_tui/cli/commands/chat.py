@@ -85,6 +85,8 @@ def _turn(
     except KeyboardInterrupt:
         call.screen.interrupted()
         call.screen.say(f"{printer.cancelled()}; {KEPT if printer.text else DROPPED}")
+        if printer.kept:
+            call.screen.say(printer.kept)
         return conversation.exchanged(question, printer.text) if printer.text else conversation
     except RbeeError as error:
         if error.code in _ENDS or not sys.stdin.isatty():

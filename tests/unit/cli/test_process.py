@@ -330,6 +330,7 @@ class TestChatAtATerminal:
             shown = screen.until(b"\r\n> ")
             assert b"Traceback" not in shown
             assert b"\n[keeper] cancelled after 1 token; what came stays in the conversation\r\n" in shown
+            assert b"/partial/" in shown.rpartition(b"stays in the conversation")[2]
             os.write(terminal, b"half a line")
             screen.until(b"half a line")
             assert b"Traceback" not in screen.until(b"[keeper] Ctrl+D ends\r\n", press=b"\x03")
