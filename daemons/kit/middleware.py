@@ -24,7 +24,9 @@ from daemons.kit.logs import bind_request_id, get_logger
 from daemons.kit.policy import Policy
 
 _FLOOD_STATUSES = frozenset({400, 401, 403, 405, 408, 413, 431})
-_COME_BACK = frozenset({429, 503})
+COME_BACK = frozenset({429, 503})
+"""Statuses of answers that say when to come back (`Retry-After`)."""
+
 _REMEMBERED_CLIENTS = 4096
 MOST_HEAD_BYTES = 64 * 1024
 """Address and headers of one request. The longest that rbee itself sends are a few hundred bytes."""
@@ -56,7 +58,7 @@ async def send_error(scope: Scope, send: Send, error: RbeeError) -> None:
 def error_headers(error: RbeeError, body: bytes) -> list[tuple[bytes, bytes]]:
     """Headers of an error answer. Who is sent away for a while is always told for how long."""
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if error.retry_after is not None or error.status in _COME_BACK:
+    if error.retry_after is not None or error.status in COME_BACK:
         headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after or 0))).encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from daemons import __version__
 from daemons.contracts.errors import ERROR_TABLE, Code
 from daemons.contracts.routes import REQUEST_ID, Daemon, Kind, RequestHeader, Route, routes_of
-from daemons.kit.middleware import has_openai_envelope
+from daemons.kit.middleware import COME_BACK, has_openai_envelope
 
 _TEMPLATE = "#/components/schemas/{model}"
 _ID = "{id}"
@@ -23,7 +23,6 @@ _MEDIA_TYPES: Mapping[Kind, tuple[str, ...]] = {
     Kind.TEXT: ("text/plain",),
     Kind.EMPTY: (),
 }
-_COME_BACK = frozenset({429, 503})
 _RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}}
 
 Schemas = Mapping[Any, dict[str, Any]]
@@ -133,7 +132,7 @@ def _failure(status: int, codes: list[Code], envelope: str) -> dict[str, Any]:
         "description": "; ".join(f"`{code.value}`: {ERROR_TABLE[code].meaning}" for code in codes),
         "content": {_JSON: {"schema": schema}},
     }
-    return {**described, "headers": _RETRY_AFTER} if status in _COME_BACK else described
+    return {**described, "headers": _RETRY_AFTER} if status in COME_BACK else described
 
 
 def _envelope(further: Mapping[str, Any]) -> dict[str, Any]:

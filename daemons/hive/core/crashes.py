@@ -64,9 +64,8 @@ class Crashes:
     @property
     def story(self) -> str:
         """``crashed 2 times within 10 minutes, the last time killed by SIGSEGV while it was busy``."""
+        assert self._last is not None, "it is made when a worker crashes"
         count = self._restarts.count
-        if self._last is None:
-            return "did not crash"
         what = _in_words(self._last)
         if count == 1:
             return f"crashed: {what}"

@@ -117,7 +117,7 @@ class Starts:
 
     def begin_due(self, at: float) -> Effects:
         """Begin what has waited long enough."""
-        due = [start for start in self._starts.values() if not start.begun and start.row and at >= start.row.starts_at]
+        due = [start for start in self._waiting() if at >= _row_of(start).starts_at]
         for start in due:
             start.begun = True
         return [ev.Preflight(start.worker_id, start.request) for start in due]

@@ -30,7 +30,7 @@ MOST_HELD = 2_000
 """Changes of history that are held while the disk refuses them; further ones are lost."""
 
 RETRY_EACH_S = 2.0
-"""Between two tries to store them, or to open a database that broke and could not be opened again."""
+"""Between two tries to store them; a read tries at once to open a database that broke."""
 
 DAY_S = 86_400.0
 _LOOK_EACH_S = 3600.0

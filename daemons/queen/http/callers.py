@@ -3,7 +3,7 @@
 from starlette.requests import Request
 
 from daemons.contracts.errors import Code, RbeeError
-from daemons.contracts.routes import Role
+from daemons.contracts.routes import LAST_EVENT_ID, PREFER, Role
 from daemons.contracts.tasks import TaskRow
 from daemons.kit.auth import fingerprint
 
@@ -24,7 +24,7 @@ def may_see(request: Request, row: TaskRow) -> bool:
 
 def last_event_id(request: Request) -> int:
     """Number of the last event that the reader has; 0 when it has none. Raises RbeeError(INVALID_REQUEST)."""
-    text = request.headers.get("Last-Event-ID") or "0"
+    text = request.headers.get(LAST_EVENT_ID.name) or "0"
     if not text.isdecimal() or len(text) > 18:
         raise RbeeError(Code.INVALID_REQUEST, f"Last-Event-ID is a number, got {text[:40]!a}")
     return int(text)
@@ -32,5 +32,5 @@ def last_event_id(request: Request) -> int:
 
 def wants_detached(request: Request) -> bool:
     """`Prefer: respond-async` (RFC 7240)."""
-    preferences = (part.partition(";")[0].strip().lower() for part in request.headers.get("Prefer", "").split(","))
+    preferences = (part.partition(";")[0].strip().lower() for part in request.headers.get(PREFER.name, "").split(","))
     return "respond-async" in preferences
